@@ -1,0 +1,175 @@
+"""The command line `noisy-student`: parses, calls, prints. Each verb imports what it needs when it runs.
+
+Exit status: 0 done, 1 a run failed, 2 a person's mistake, 130 Ctrl-C. Results go to standard output,
+progress and messages to standard error.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one verb."""
+    options = _parser().parse_args(arguments)
+    from ns_core.errors import StageFailed, UserError
+
+    try:
+        status: int = options.verb(options)
+        return status
+    except UserError as error:
+        print(f"noisy-student: {error}", file=sys.stderr)
+        return EXIT_USER
+    except StageFailed as error:
+        print(f"noisy-student: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("noisy-student: interrupted; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="noisy-student",
+        description="Noisy Student self-training: a teacher labels a pool, a larger noised student learns from it.",
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    _add_run(verbs)
+    _add_prepare(verbs)
+    recipes = verbs.add_parser("recipes", help="list the recipes")
+    recipes.set_defaults(verb=_recipes)
+    report = verbs.add_parser("report", help="print the tables of a run")
+    report.add_argument("run", metavar="RUN", help="run id, the beginning of one, or 'latest'")
+    _add_store(report)
+    report.set_defaults(verb=_report)
+    ui = verbs.add_parser("ui", help="start the Prefect and MLflow pages over the local state; Ctrl-C stops both")
+    ui.add_argument("--prefect-port", type=int, default=4200, metavar="PORT")
+    ui.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT")
+    _add_store(ui)
+    ui.set_defaults(verb=_ui)
+    doctor = verbs.add_parser("doctor", help="check store, tracking, device and disk; one line each")
+    _add_store(doctor)
+    doctor.set_defaults(verb=_doctor)
+    return parser
+
+
+def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    run = verbs.add_parser("run", help="run a recipe; what is in the store already is not computed again")
+    run.add_argument("recipe", metavar="RECIPE", help="a name from `noisy-student recipes`")
+    _add_settings(run)
+    run.add_argument("--json", action="store_true", help="print one JSON object and nothing else on standard output")
+    run.set_defaults(verb=_run)
+
+
+def _add_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    prepare = verbs.add_parser("prepare", help="turn images into shards, as the first stage of a run does")
+    prepare.add_argument("recipe", metavar="RECIPE", help="whose `data` section is used: digits, folder, ...")
+    _add_settings(prepare)
+    prepare.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    prepare.set_defaults(verb=_prepare)
+
+
+def _add_settings(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="change a field of the recipe; may be given again",
+    )
+    verb.add_argument("--seed", type=int, help="seed of the whole experiment")
+    _add_store(verb)
+
+
+def _add_store(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--store",
+        metavar="URI",
+        help="folder or s3://bucket/prefix of the artifacts (default: $NS_STORE, or .noisy-student/store)",
+    )
+
+
+def _home_and_store(options: argparse.Namespace) -> tuple[Path, str]:
+    from flows import environment
+
+    home = environment.home()
+    return home, options.store or environment.default_store(home)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from flows.live import print_summary, view
+    from flows.recipes import recipe
+    from flows.start import start
+
+    assignments = [*options.set, *([] if options.seed is None else [f"seed={options.seed}"])]
+    chosen = recipe(options.recipe).override(assignments)
+    home, store = _home_and_store(options)
+    with view(sys.stderr) as listener:
+        result = start(chosen, store, home, listener)
+    document = result.document()
+    print_summary(document, sys.stderr)
+    if options.json:
+        print(json.dumps(document))
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from flows.live import view
+    from flows.recipes import recipe
+    from flows.start import prepare
+
+    assignments = [*options.set, *([] if options.seed is None else [f"seed={options.seed}"])]
+    chosen = recipe(options.recipe).override(assignments)
+    home, store = _home_and_store(options)
+    with view(sys.stderr) as listener:
+        document = prepare(chosen, store, home, listener)
+    if options.json:
+        print(json.dumps(document))
+    else:
+        counts = document["result"]
+        print(
+            f"{counts['labeled']} labelled, {counts['pool']} unlabelled, {counts['holdout']} holdout and "
+            f"{counts['test']} test images of {counts['classes']} classes; {counts['corrupt']} corrupt, "
+            f"{counts['leaks']} leaks dropped\n{document['uri']} ({document['state']})"
+        )
+    return 0
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from flows.recipes import RECIPES
+
+    width = max(map(len, RECIPES))
+    for name, make in RECIPES.items():
+        print(f"{name:{width}}  {make().description}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from ns_core.evaluation.report import RunPaths, find_run
+
+    from ns_core.storage import open_storage
+
+    _, store = _home_and_store(options)
+    storage = open_storage(store)
+    paths = RunPaths(find_run(storage, options.run))
+    print(storage.read(paths.markdown).decode())
+    print(f"{storage.uri}/{paths.html}", file=sys.stderr)
+    return 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from flows.ui import serve
+
+    home, store = _home_and_store(options)
+    return serve(home, store, options.prefect_port, options.mlflow_port)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from flows import environment
+    from flows.doctor import diagnose, show
+
+    home, store = _home_and_store(options)
+    return show(diagnose(home, store, environment.default_tracking(home)))

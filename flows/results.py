@@ -1,0 +1,63 @@
+"""What a run returns: small typed documents, as `--json` prints them and `runs/<run_id>/run.json` keeps them."""
+
+from typing import Any
+
+from ns_core.artifacts import Finetuned, Frozen, Report, Teacher
+from tasks.observe import StageOutcome
+
+FIGURES = ("holdout_top1", "test_top1", "ece", "mean_corruption_error", "fgsm_strongest_top1")
+
+
+class GenerationResult(Frozen):
+    """One generation: who taught, who learned, and what the gate said."""
+
+    index: int
+    teacher_report: Report
+    student_report: Report
+    student: Finetuned
+    kept: int
+    rows: int
+    gate: dict[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """The generation in `--json`."""
+        return {
+            "index": self.index,
+            "teacher": {name: self.teacher_report.result.get(name) for name in FIGURES},
+            "student": {
+                **{name: self.student_report.result.get(name) for name in FIGURES},
+                "model": self.student.result["model"],
+                "parameters": self.student.result["parameters"],
+            },
+            "pseudo_labels": {"kept": self.kept, "rows": self.rows},
+            "gate": self.gate,
+        }
+
+
+class RunResult(Frozen):
+    """A whole run."""
+
+    run_id: str
+    recipe: str
+    seed: int
+    stages: list[StageOutcome]
+    first_teacher: Teacher
+    teacher_report: Report
+    generations: list[GenerationResult]
+    report: str
+
+    def document(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {
+            "run_id": self.run_id,
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "stages": [stage.model_dump(mode="json") for stage in self.stages],
+            "first_teacher": {
+                **{name: self.teacher_report.result.get(name) for name in FIGURES},
+                "model": self.first_teacher.result["model"],
+                "parameters": self.first_teacher.result["parameters"],
+            },
+            "generations": [generation.summary() for generation in self.generations],
+            "report": self.report,
+        }

@@ -1,0 +1,78 @@
+"""Starting a run from the command line: checks that cost nothing first, then the flow.
+
+What can be wrong is found before a worker starts: recipe, overrides, store. Prefect is imported only after
+its environment stands.
+"""
+
+import logging
+import os
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows import environment
+from ns_core.config import Recipe
+from ns_core.storage import open_storage, probe
+from tasks.observe import Listener, Watch, watching
+
+if TYPE_CHECKING:
+    from flows.results import RunResult
+    from tasks.run import Run
+
+
+def run_id(recipe: str) -> str:
+    """A name for a run that sorts by time: `digits-20261122-221500-3fa9`."""
+    return f"{recipe}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def start(recipe: Recipe, store: str, home: Path, listener: Listener) -> "RunResult":
+    """Runs the recipe to its end. Raises `UserError` or `StageFailed`."""
+    run = _ready(recipe, store, home)
+    from flows.noisy_student import noisy_student
+
+    quiet_console()
+    with watching(Watch(listener=listener)):
+        return noisy_student(run, recipe)
+
+
+def prepare(recipe: Recipe, store: str, home: Path, listener: Listener) -> dict[str, Any]:
+    """Makes the recipe's dataset alone; its fingerprint, place, state and counts."""
+    run = _ready(recipe, store, home)
+    from flows.prepare import prepare_data
+
+    quiet_console()
+    with watching(Watch(listener=listener)) as watch:
+        dataset = prepare_data(run, recipe)
+    return {**watch.ledger[0].model_dump(mode="json"), "result": dataset.result}
+
+
+def _ready(recipe: Recipe, store: str, home: Path) -> "Run":
+    """Checks the store and sets the environment of Prefect, which must not be imported before."""
+    from flows.ui import running_api
+
+    storage = open_storage(store)
+    probe(storage)
+    environment.prepare(home)
+    if api := running_api(home):
+        os.environ.setdefault("PREFECT_API_URL", api)
+    from tasks.run import Run
+
+    return Run(
+        run_id=run_id(recipe.name),
+        store=storage.uri,
+        home=str(home),
+        tracking_uri=environment.default_tracking(home),
+        experiment="noisy-student",
+        compute=recipe.compute,
+    )
+
+
+def quiet_console() -> None:
+    """Prefect's own console lines off: its log keeps them, and the live view shows the run."""
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    for name in ("", *logging.root.manager.loggerDict):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.setLevel(logging.CRITICAL)

@@ -1,0 +1,32 @@
+"""What a worker is told, as one JSON file: which stage, on what, where the store is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ns_core.artifacts import Frozen
+from ns_core.config import ComputeConfig
+
+
+class InputReference(Frozen):
+    """An artifact by name."""
+
+    stage: str
+    fingerprint: str
+
+
+class WorkerSpec(Frozen):
+    """One attempt at one stage."""
+
+    stage: str
+    fingerprint: str
+    config: dict[str, Any]
+    """The whole stage configuration, resource fields included."""
+    inputs: dict[str, InputReference]
+    extra_inputs: dict[str, str] = {}
+    """Fingerprints of inputs that are no artifacts, such as a folder of images."""
+    store: str
+    compute: ComputeConfig
+
+    def inputs_by_fingerprint(self) -> Mapping[str, str]:
+        """As the record keeps them and as they were hashed."""
+        return {**{name: item.fingerprint for name, item in self.inputs.items()}, **self.extra_inputs}

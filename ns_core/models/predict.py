@@ -1,0 +1,59 @@
+"""The one path by which a network labels or is evaluated: noise-free, same pictures, same numbers.
+
+Teacher inference, holdout accuracy during training and the robustness report all go through `Predictor`,
+so that a checkpoint's recorded accuracy is what the pool is labelled with.
+"""
+
+import os
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ns_core.models.checkpoint import ModelCard, Normalize
+
+
+class Predictor(nn.Module):
+    """A network with its normalisation, in eval mode, on a device.
+
+    In: uint8[B,H,W,3], or float32[B,3,H,W] in [0,1] (attacks). Out: float32[B,C] logits.
+    """
+
+    def __init__(self, network: nn.Module, card: ModelCard, device: torch.device) -> None:
+        super().__init__()
+        self.normalize = Normalize(card)
+        self.network = network
+        self.device = device
+        self.to(device).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.normalize(images.to(self.device)))
+        return logits.float()
+
+    @torch.inference_mode()
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Softmax at temperature 1. uint8[B,H,W,3] -> float32[B,C]. Asserts that the noise is off."""
+        assert_noise_free(self)
+        result: NDArray[np.float32] = self(torch.from_numpy(images)).softmax(dim=1).cpu().numpy()
+        return result
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` takes a GPU where there is one."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def set_threads(threads: int) -> None:
+    """Compute threads of this process; 0: one for each core it may use. OpenCV keeps to the caller's thread."""
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    cv2.setNumThreads(1)
+
+
+def assert_noise_free(network: nn.Module) -> None:
+    """Every module is in eval mode: no dropout, no stochastic depth, BatchNorm with its kept statistics."""
+    noisy = [name or type(network).__name__ for name, module in network.named_modules() if module.training]
+    assert not noisy, f"modules in training mode while labelling or evaluating: {', '.join(noisy[:5])}"

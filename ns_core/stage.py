@@ -1,0 +1,141 @@
+"""What a stage function is given, and how it speaks to whoever started it.
+
+A stage is `run(config, context) -> result`: it reads `context.inputs`, writes its files into
+`context.output` and returns a small JSON document for the record. It knows neither the scheduler nor the
+store. What it says while it works goes to standard output: plain log lines, and lines that begin with
+`MARK` and carry one JSON event (progress, metrics, a person's error), which the launcher tells apart.
+"""
+
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from pydantic import JsonValue
+
+from ns_core.config import ComputeConfig
+from ns_core.errors import NotFound
+from ns_core.storage import Storage
+
+MARK = "@ns "
+log = logging.getLogger("noisy_student")
+
+
+class Progress(TypedDict):
+    """`done` of `total` steps of work, with a short text such as `loss 0.31`."""
+
+    event: Literal["progress"]
+    done: int
+    total: int
+    text: str
+
+
+class Metric(TypedDict):
+    """One point of a curve, as it goes to MLflow and to the artifact's `metrics.jsonl`."""
+
+    event: Literal["metric"]
+    key: str
+    value: float
+    step: int
+    timestamp_ms: int
+
+
+class Failure(TypedDict):
+    """The worker's last words: `user` failures are not retried."""
+
+    event: Literal["failure"]
+    kind: Literal["user", "stage"]
+    message: str
+
+
+def emit(event: Progress | Metric | Failure) -> None:
+    """One event to standard output, flushed, so that it survives a kill a moment later."""
+    sys.stdout.write(MARK + json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+class Stopped(Exception):
+    """SIGTERM arrived and the work was saved: the process may go."""
+
+
+class ResumeFolder:
+    """Where unfinished work waits for the next attempt at the same fingerprint.
+
+    Each file appears whole or not at all. All attempts at one fingerprint share the folder: stages are
+    deterministic, so any attempt's saved state leads to the same artifact, and the last writer may win.
+    """
+
+    def __init__(self, storage: Storage, prefix: str, scratch: Path) -> None:
+        self._storage, self._prefix, self._scratch = storage, prefix.rstrip("/"), scratch
+
+    def save(self, name: str, write: Callable[[Path], object]) -> None:
+        """Calls `write(path)` on a scratch file, then publishes it under `name`."""
+        path = self._scratch / f"saving-{name}"
+        write(path)
+        self._storage.put_file(f"{self._prefix}/{name}", path)
+        path.unlink()
+
+    def load(self, name: str) -> Path | None:
+        """A private copy of the saved file, or None when there is none."""
+        path = self._scratch / f"loaded-{name}"
+        try:
+            self._storage.fetch(f"{self._prefix}/{name}", path)
+        except NotFound:
+            return None
+        return path
+
+    def names(self) -> set[str]:
+        """What was saved so far."""
+        return {key[len(self._prefix) + 1 :] for key in self._storage.list(self._prefix + "/")}
+
+    def clear(self) -> None:
+        """Forgets everything; called once the artifact is committed."""
+        self._storage.delete_tree(self._prefix + "/")
+
+
+@dataclass
+class StageContext:
+    """Everything a stage may touch."""
+
+    inputs: Mapping[str, Path]
+    """Input name -> local folder with the files of that artifact."""
+    results: Mapping[str, Mapping[str, Any]]
+    """Input name -> the result document of its record."""
+    output: Path
+    """Empty folder that becomes the artifact."""
+    resume: ResumeFolder
+    compute: ComputeConfig
+    fingerprint: str
+    stopping: Callable[[], bool] = lambda: False
+    """True once SIGTERM arrived: save, then raise `Stopped`."""
+    history: list[Metric] = field(default_factory=list)
+    """Points so far; training keeps them in its checkpoint, so that a resumed run has the whole curve."""
+    _last: float = field(default=0.0, repr=False)
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        """At most five times a second, and always at the end."""
+        now = time.monotonic()
+        if done >= total or now - self._last > 0.2:
+            self._last = now
+            emit({"event": "progress", "done": done, "total": total, "text": text})
+
+    def metric(self, key: str, value: float, step: int) -> None:
+        """Emits a point now and keeps it in `history`, which the artifact carries as `metrics.jsonl`."""
+        point = Metric(event="metric", key=key, value=float(value), step=step, timestamp_ms=time.time_ns() // 1_000_000)
+        self.history.append(point)
+        emit(point)
+
+
+StageFunction = Callable[[Any, StageContext], dict[str, JsonValue]]
+
+
+def on_terminate() -> Callable[[], bool]:
+    """Turns SIGTERM into a flag. Python as PID 1 of a pod ignores SIGTERM unless a handler is set."""
+    asked: list[bool] = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    return lambda: bool(asked)

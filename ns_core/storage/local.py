@@ -1,0 +1,139 @@
+"""A store in a local directory: keys are files below the root. The promises are those of `Storage`.
+
+A file that is being written is called `.tmp-<random>` and stands beside its target, on the same
+file system. A killed writer leaves it; no reader is shown it, and `delete_tree` takes it along.
+"""
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from ns_core.errors import NotFound
+from ns_core.storage.keys import TEMPORARY, checked_folder, checked_key, checked_prefix
+
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class LocalStorage:
+    """The directory `root`, made when first written to."""
+
+    def __init__(self, root: Path) -> None:
+        assert root.is_absolute(), root
+        self._root = root
+        self.uri = str(root)
+
+    def put_file(self, key: str, path: Path) -> None:
+        with staged(self._file(key)) as copy, path.open("rb") as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        with staged(self._file(key)) as copy:
+            copy.write_bytes(data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        try:
+            with staged(self._file(key), os.link) as copy:
+                copy.write_bytes(data)
+        except FileExistsError:
+            return False
+        return True
+
+    def read(self, key: str) -> bytes:
+        with self._found(key) as file:
+            return file.read_bytes()
+
+    def read_range(self, key: str, offset: int, length: int) -> bytes:
+        with self._found(key) as file, file.open("rb") as stream:
+            stream.seek(offset)
+            data = stream.read(length)
+        if len(data) != length:
+            raise OSError(f"{file}: {len(data)} bytes at {offset}, where {length} were asked for")
+        return data
+
+    def fetch(self, key: str, path: Path) -> None:
+        with staged(path) as copy, self._found(key) as file:
+            shutil.copyfile(file, copy)
+
+    def size(self, key: str) -> int | None:
+        with suppress(*_ABSENT):
+            status = self._file(key).stat()
+            return status.st_size if stat.S_ISREG(status.st_mode) else None
+        return None
+
+    def list(self, prefix: str) -> Iterator[str]:
+        walk = os.walk(self._root / checked_prefix(prefix).rpartition("/")[0])
+        files = (Path(folder, name) for folder, _, names in walk for name in names)
+        kept = (file for file in files if not file.name.startswith(TEMPORARY))
+        keys = (file.relative_to(self._root).as_posix() for file in kept)
+        return iter(sorted(key for key in keys if key.startswith(prefix)))
+
+    def move(self, source: str, target: str) -> None:
+        file, renamed = self._file(source), self._file(target)
+        if not file.is_file():
+            raise NotFound(str(file))
+        _make_folder(renamed.parent)
+        with self._found(source):
+            file.replace(renamed)
+        _sync(renamed.parent)
+        _sync(file.parent)
+
+    def delete(self, key: str) -> None:
+        with suppress(*_ABSENT):
+            self._file(key).unlink()
+
+    def delete_tree(self, prefix: str) -> None:
+        shutil.rmtree(self._root / checked_folder(prefix), ignore_errors=True)
+
+    def local_path(self, key: str) -> Path | None:
+        return self._file(key)
+
+    def _file(self, key: str) -> Path:
+        return self._root / checked_key(key)
+
+    @contextmanager
+    def _found(self, key: str) -> Iterator[Path]:
+        """The file of `key`; that it is absent, which shows on use, is told as `NotFound`."""
+        file = self._file(key)
+        try:
+            yield file
+        except _ABSENT:
+            raise NotFound(str(file)) from None
+
+
+@contextmanager
+def staged(target: Path, publish: Callable[[Path, Path], None] = os.replace) -> Iterator[Path]:
+    """A path to write to; at the end of the block its file is made durable, then `target`.
+
+    After an exception in the block `target` is as before. The file has the permissions that the
+    umask leaves, as those of `tempfile`, 0600, would hide a shared store from the group.
+    """
+    _make_folder(target.parent)
+    temporary = target.with_name(f"{TEMPORARY}{uuid4().hex}")
+    try:
+        yield temporary
+        _sync(temporary)
+        publish(temporary, target)
+        _sync(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """`mkdir -p` that survives a crash: the entry of every new folder is synced too."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir()
+        _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

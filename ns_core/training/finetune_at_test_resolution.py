@@ -1,0 +1,43 @@
+"""finetune-at-test-resolution: a few updates on larger, unaugmented labelled images (paper, section 3.1).
+
+Shallow layers stay as they are, their BatchNorm statistics included (official code: `fix_layer_num`,
+`remove_aug`). The network learns the scale at which objects appear when it is tested.
+"""
+
+from pydantic import JsonValue
+
+from ns_core.config import FinetuneConfig
+from ns_core.data.loader import JointLoader
+from ns_core.models.checkpoint import load_checkpoint
+from ns_core.models.factory import block_groups
+from ns_core.models.predict import choose_device
+from ns_core.stage import StageContext
+from ns_core.training.job import Images, Job, finish, require_branches, seed_worker, train_view
+from ns_core.training.trainer import Trainer
+
+
+def run(config: FinetuneConfig, context: StageContext) -> dict[str, JsonValue]:
+    """Inputs: `dataset`, `student`. Files as `train-teacher`; the card carries the new test resolution."""
+    images = Images.open(context.inputs["dataset"])
+    device = choose_device(context.compute.device)
+    seed_worker(config.seed, context.compute.threads)
+    network, card = load_checkpoint(
+        context.inputs["student"],
+        dropout=config.dropout,
+        stochastic_depth=config.stochastic_depth,
+        bn_momentum=config.bn_momentum,
+    )
+    require_branches(network, card.model, config)
+    card = card.model_copy(update={"test_size": config.image_size, "crop_pct": config.crop_pct})
+    rows = images.labelled(config.label_smoothing)
+    view = train_view(config.augmentation, config.image_size)
+    job = Job(
+        config,
+        card,
+        network,
+        JointLoader(images.source, view, [(rows, config.batch_size)], config.seed),
+        images.holdout_check(card, device),
+        frozen=block_groups(network)[: config.frozen_blocks + 1],
+        curve="finetune",
+    )
+    return finish(job, Trainer(job, context, device).fit(), context)

@@ -1,0 +1,107 @@
+"""What is trained on what, put together from a configuration and the input folders."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import JsonValue
+from torch import nn
+
+from ns_core.config import Augmentation, TrainConfig
+from ns_core.data.index import DatasetIndex, ShardReader
+from ns_core.data.loader import JointLoader
+from ns_core.data.randaugment import RandAugment
+from ns_core.data.rows import ImageSource, Rows, eval_batches, one_hot, rows_of
+from ns_core.data.transforms import TrainView
+from ns_core.errors import UserError
+from ns_core.models.checkpoint import ModelCard, save_checkpoint
+from ns_core.models.factory import drop_paths
+from ns_core.models.predict import Predictor, set_threads
+from ns_core.stage import StageContext
+from ns_core.training.losses import LossForm
+
+EVAL_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Job:
+    """A network, its data and its loss."""
+
+    config: TrainConfig
+    card: ModelCard
+    network: nn.Module
+    loader: JointLoader
+    holdout: Callable[[nn.Module], float]
+    """Top-1 of a network on the holdout, through the predict path."""
+    loss: LossForm = "concat"
+    frozen: Sequence[nn.Module] = ()
+    """Parts that keep weights and BatchNorm statistics."""
+    curve: str = "train"
+    """Prefix of the metrics."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """A dataset folder opened for training: its index and decoded pictures."""
+
+    index: DatasetIndex
+    source: ImageSource
+
+    @classmethod
+    def open(cls, folder: Path) -> "Images":
+        return cls(DatasetIndex.load(folder), ImageSource(ShardReader(folder)))
+
+    def labelled(self, smoothing: float) -> Rows:
+        """The labelled split with smoothed one-hot targets."""
+        split = self.index.split("labeled")
+        return rows_of(split, one_hot(split.labels, self.index.num_classes, smoothing))
+
+    def holdout_check(self, card: ModelCard, device: torch.device) -> Callable[[nn.Module], float]:
+        """A function that gives a network's top-1 on the holdout, 0..1."""
+        split = self.index.split("holdout")
+        rows = rows_of(split, one_hot(split.labels, self.index.num_classes))
+
+        def top1(network: nn.Module) -> float:
+            predictor = Predictor(network, card, device)
+            batches = eval_batches(self.source, rows, (card.test_size, card.crop_pct), EVAL_BATCH)
+            answers = np.concatenate([predictor.probabilities(batch).argmax(axis=1) for batch in batches])
+            return float((answers == split.labels).mean())
+
+        return top1
+
+
+def seed_worker(seed: int, threads: int) -> None:
+    """Seeds the initial weights and sets the compute threads."""
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    set_threads(threads)
+
+
+def train_view(augmentation: Augmentation, size: int) -> TrainView:
+    """The noised picture that training sees: uint8[H,W,3] -> uint8[size,size,3]."""
+    noise = augmentation
+    randaugment = RandAugment(noise.randaugment_ops, noise.randaugment_magnitude) if noise.randaugment_ops else None
+    return TrainView(size, noise.min_area, noise.max_area, noise.hflip, noise.pad, randaugment)
+
+
+def require_branches(network: nn.Module, model: str, config: TrainConfig) -> None:
+    """A person who asks for stochastic depth gets it, or is told why not."""
+    if config.stochastic_depth > 0 and not drop_paths(network):
+        raise UserError(
+            f"model '{model}' has no residual branch to drop: set stochastic_depth=0 or choose another model"
+        )
+
+
+def finish(job: Job, network: nn.Module, context: StageContext) -> dict[str, JsonValue]:
+    """Writes the checkpoint and returns the record's result."""
+    save_checkpoint(context.output, network, job.card)
+    return {
+        "model": job.card.model,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "train_size": job.card.train_size,
+        "test_size": job.card.test_size,
+        "steps": job.config.steps,
+        "holdout_top1": job.holdout(network),
+    }

@@ -1,0 +1,125 @@
+"""What runs inside a worker process or pod: `python -m ns_core.worker SPEC.json`.
+
+Reads one `WorkerSpec`, fetches the inputs, runs the stage, commits its artifact, and ends with
+0 committed, 2 a person's mistake, 143 stopped by SIGTERM after saving, 1 anything else.
+Imports a stage's module only once it is known which, so that selection never pays for torch.
+"""
+
+import importlib
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from ns_core import artifacts
+from ns_core.config import (
+    DataConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    InferConfig,
+    SelectConfig,
+    StudentConfig,
+    TeacherConfig,
+)
+from ns_core.errors import StageFailed, UserError
+from ns_core.launch.spec import WorkerSpec
+from ns_core.provenance import collect
+from ns_core.settings import StageConfig
+from ns_core.stage import ResumeFolder, StageContext, StageFunction, Stopped, emit, on_terminate
+from ns_core.storage import Storage, open_storage
+
+STAGES: dict[str, tuple[type[StageConfig], str]] = {
+    "prepare-dataset": (DataConfig, "ns_core.data.prepare"),
+    "train-teacher": (TeacherConfig, "ns_core.training.train_teacher"),
+    "infer-unlabeled": (InferConfig, "ns_core.inference.infer_unlabeled"),
+    "filter-and-balance": (SelectConfig, "ns_core.selection.filter_and_balance"),
+    "train-noisy-student": (StudentConfig, "ns_core.training.train_noisy_student"),
+    "finetune-at-test-resolution": (FinetuneConfig, "ns_core.training.finetune_at_test_resolution"),
+    "evaluate-robustness": (EvaluateConfig, "ns_core.evaluation.evaluate_robustness"),
+}
+
+EXIT_USER, EXIT_FAILED, EXIT_STOPPED = 2, 1, 143
+
+
+def main(spec_file: str) -> int:
+    """Runs the stage of a spec file and turns what happens into an exit status."""
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+    stopping = on_terminate()
+    spec = WorkerSpec.model_validate_json(Path(spec_file).read_text(encoding="utf-8"))
+    try:
+        run(spec, stopping)
+    except UserError as error:
+        emit({"event": "failure", "kind": "user", "message": str(error)})
+        return EXIT_USER
+    except Stopped:
+        return EXIT_STOPPED
+    except Exception as error:  # the process's last stop: whatever it is has to be told in words
+        traceback.print_exc(file=sys.stdout)
+        message = str(error) if isinstance(error, StageFailed) else f"{type(error).__name__}: {error}"
+        emit({"event": "failure", "kind": "stage", "message": message})
+        return EXIT_FAILED
+    return 0
+
+
+def run(spec: WorkerSpec, stopping: Callable[[], bool]) -> artifacts.Record:
+    """The stage from inputs to committed record."""
+    started = time.monotonic()
+    config_type, module = STAGES[spec.stage]
+    config = config_type.model_validate(spec.config)
+    storage = open_storage(spec.store)
+    paths = artifacts.Paths(spec.stage, spec.fingerprint)
+    attempt = artifacts.new_attempt()
+    with tempfile.TemporaryDirectory(prefix="ns-") as scratch:
+        output = storage.local_path(paths.attempt(attempt)) or Path(scratch) / "output"
+        output.mkdir(parents=True)
+        context = _context(spec, storage, Path(scratch), output)
+        context.stopping = stopping
+        stage: StageFunction = importlib.import_module(module).run
+        result = stage(config, context)
+        if context.history:
+            lines = [json.dumps(point, sort_keys=True) + "\n" for point in context.history]
+            (output / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+        document = {
+            "type": artifacts.TYPES[spec.stage].model_fields["type"].default,
+            "stage": spec.stage,
+            "version": config.VERSION,
+            "fingerprint": spec.fingerprint,
+            "attempt": attempt,
+            "science": config.science(),
+            "inputs": spec.inputs_by_fingerprint(),
+            "result": result,
+            "provenance": collect(),
+        }
+        record = artifacts.commit(storage, artifacts.timed_record(document, started), output)
+    context.resume.clear()
+    return record
+
+
+def _context(spec: WorkerSpec, storage: Storage, scratch: Path, output: Path) -> StageContext:
+    """Inputs fetched, folders made."""
+    cache = Path(os.environ.get("NS_CACHE", Path.home() / ".cache" / "noisy-student"))
+    folders, results = {}, {}
+    for name, reference in spec.inputs.items():
+        record = artifacts.find(storage, artifacts.Paths(reference.stage, reference.fingerprint))
+        if record is None:
+            raise StageFailed(f"input '{name}' ({reference.stage}/{reference.fingerprint[:12]}) is not in the store")
+        folders[name] = artifacts.localize(storage, record, cache)
+        results[name] = record.result
+    resume = ResumeFolder(storage, artifacts.Paths(spec.stage, spec.fingerprint).resume, scratch)
+    return StageContext(
+        inputs=folders,
+        results=results,
+        output=output,
+        resume=resume,
+        compute=spec.compute,
+        fingerprint=spec.fingerprint,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

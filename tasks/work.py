@@ -1,0 +1,53 @@
+"""The body of every stage task: find the artifact, or start a worker that makes it."""
+
+import logging
+import time
+from typing import Any
+
+from prefect.logging import get_run_logger
+
+from ns_core.artifacts import Record, materialize
+from ns_core.launch.local import run_worker
+from ns_core.storage import open_storage
+from tasks.observe import current
+from tasks.run import StageCall
+from tasks.tracking import log_metric
+
+PROGRESS_EVERY_SECONDS = 10.0
+"""Between two progress lines in Prefect's log; the live view is told everything."""
+
+
+def work(call: StageCall) -> Record:
+    """The record of the stage's artifact. Raises `UserError` or `StageFailed`."""
+    logger = get_run_logger()
+    relay = Relay(call, logger)
+
+    def compute() -> None:
+        run_worker(call.worker_spec(), relay.log, relay.event)
+
+    record, cached = materialize(open_storage(call.run.store), call.paths, compute)
+    logger.info("%s %s", call.paths.folder, "was in the store" if cached else f"computed in {record.seconds:.1f} s")
+    return record
+
+
+class Relay:
+    """Passes what a worker says to Prefect's log, to the live view and to MLflow."""
+
+    def __init__(self, call: StageCall, logger: "logging.Logger | logging.LoggerAdapter[Any]") -> None:
+        self._call, self._logger, self._listener = call, logger, current().listener
+        self._next = time.monotonic() + PROGRESS_EVERY_SECONDS
+
+    def log(self, line: str) -> None:
+        self._logger.info("%s", line)
+        if self._listener:
+            self._listener.logged(line)
+
+    def event(self, event: dict[str, Any]) -> None:
+        if event["event"] == "metric":
+            log_metric(self._call, event)
+            return
+        if self._listener:
+            self._listener.progressed(event)
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + PROGRESS_EVERY_SECONDS
+            self._logger.info("%d of %d %s", event["done"], event["total"], event["text"])

@@ -198,12 +198,14 @@ def commit(storage: Storage, record: Record, directory: Path) -> Record:
         storage.put_file(f"{record.prefix}/{name}", path)
     record = record.model_copy(update={"files": files})
     text = canonical_json(record.model_dump(mode="json"))
-    if storage.create(record.paths.record, text.encode("ascii")):
-        return record
-    storage.delete_tree(record.prefix + "/")
-    winner = load(storage, record.paths)
-    assert winner is not None, "create-if-absent said that a record was there"
-    return winner
+    storage.create(record.paths.record, text.encode("ascii"))
+    # What stands is asked for, not inferred: S3 may refuse a create that its own lost reply had granted.
+    standing = load(storage, record.paths)
+    if standing is None:
+        raise StageFailed(f"{record.paths.folder}: the record that was just written is gone")
+    if standing.attempt != record.attempt:
+        storage.delete_tree(record.prefix + "/")
+    return standing
 
 
 def load(storage: Storage, paths: Paths) -> Record | None:

@@ -73,8 +73,8 @@ def child_of(run: Run, generation: int) -> str:
 def prefect_tags() -> dict[str, str]:
     """The way from MLflow back to Prefect."""
     tags = {
-        "prefect.flow_run_id": flow_run.get_id() or "",
-        "prefect.flow_run_url": flow_run.get_ui_url() or "",
+        "prefect.flow_run_id": flow_run.id or "",
+        "prefect.flow_run_url": flow_run.ui_url or "",
     }
     return {name: value for name, value in tags.items() if value}
 

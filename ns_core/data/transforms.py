@@ -81,8 +81,8 @@ class TrainView:
         """(height, width, 3) -> (size, size, 3), both uint8; all chance comes from `rng`."""
         if self.min_area < 1:
             image = _crop(image, random_area_box(image, self.min_area, self.max_area, rng))
-        # Bilinear reads every source pixel as long as the picture shrinks by 2 at most, at a fifth
-        # of the time of INTER_AREA: 65 us against 350 us from 240 px to 224 px.
+        # Bilinear reads every source pixel as long as the picture shrinks by 2 at most, in a
+        # quarter of INTER_AREA's time: 100 us against 375 us from 240 px to 224 px, on one thread.
         image = _resize(image, self.size, self.size, linear_to=2)
         if self.pad:
             image = _padded_crop(image, self.pad, rng)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 CLOSED_PORT = "http://127.0.0.1:9"
 """Discard: nothing listens there, so a connection is refused at once."""
 DIGEST = "0123456789abcdef" * 4
-QUIETING = "CI GITHUB_ACTIONS GITLAB_CI JENKINS_URL BUILDKITE PYTEST_CURRENT_TEST".split()
+QUIETING = ["CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL", "BUILDKITE", "PYTEST_CURRENT_TEST"]
 QUIETING += ["MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"]
 """Each of these variables turns MLflow's telemetry off by itself."""
 
@@ -474,6 +474,7 @@ tracker.log(run, [Point("loss", 1.0, 0, 0)])
 """
 
 
+@pytest.mark.timeout(240)
 def test_four_processes_on_one_fresh_database_all_succeed_quietly(tmp_path: Path) -> None:
     database = tmp_path / "new folder" / "mlflow.db"
     started = [python(ONE_METRIC, database, f"rank{rank}") for rank in range(4)]
@@ -506,6 +507,7 @@ print(json.dumps([get_telemetry_client() is None, sorted(set(reached))]))
 """
 
 
+@pytest.mark.timeout(240)
 def test_no_address_but_loopback_is_ever_contacted(database: Path) -> None:
     process = python(WATCHED + ONE_METRIC + REPORT, database, "watched")
     output, errors = process.communicate(timeout=120)

@@ -183,9 +183,7 @@ def test_an_empty_file_is_corrupt() -> None:
     assert reason(b"") == "empty file"
 
 
-@pytest.mark.parametrize(
-    "data", [b"\0", b"<html>404</html>", b"\xff\xd8\xff", b"PK\x03\x04" * 50, bytes(5_000)]
-)
+@pytest.mark.parametrize("data", [b"\0", b"<html>404</html>", b"\xff\xd8\xff", bytes(5_000)])
 def test_something_else_is_corrupt(data: bytes) -> None:
     assert reason(data) == "not an image of a known format"
 

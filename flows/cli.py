@@ -6,6 +6,7 @@ progress and messages to standard error.
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_USER
     except StageFailed as error:
         print(f"noisy-student: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except Exception as error:  # a defect of ours or of a server: one line, and the way to the rest
+        if os.environ.get("NS_DEBUG"):
+            raise
+        reason = " ".join(str(error).split()) or "no message"
+        print(f"noisy-student: {type(error).__name__}: {reason[:300]} (NS_DEBUG=1 shows where)", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         print("noisy-student: interrupted; the same command goes on from here", file=sys.stderr)
@@ -173,3 +180,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     home, store = _home_and_store(options)
     return show(diagnose(home, store, environment.default_tracking(home)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

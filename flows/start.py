@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows import environment
 from ns_core.config import Recipe
+from ns_core.data.folders import scan
 from ns_core.storage import open_storage, probe
 from tasks.observe import Listener, Watch, watching
 
@@ -51,6 +52,8 @@ def _ready(recipe: Recipe, store: str, home: Path) -> "Run":
     """Checks the store and sets the environment of Prefect, which must not be imported before."""
     from flows.ui import running_api
 
+    if recipe.data.source == "folder":
+        scan(recipe.data)
     storage = open_storage(store)
     probe(storage)
     environment.prepare(home)

@@ -1,0 +1,47 @@
+# make demo: sets up everything and runs Noisy Student on real images.
+# make test: sets up everything and passes the tests.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test check ui clean integration golden
+
+setup: $(READY)
+
+# pip older than 24 takes minutes to resolve what the constraints file pins. An existing environment that
+# fits is kept; a changed pyproject or constraints file installs again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "noisy-student needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.11"; exit 2; }
+	@echo "Setting up $(VENV): about 2 minutes the first time, then never again."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: setup
+	@$(BIN)/noisy-student run digits
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+integration: setup
+	$(BIN)/python -m pytest tests/integration
+
+# Rewrites the golden files; explain their diff in the commit, and bump the VERSION of the stage.
+golden: setup
+	$(BIN)/python -m tests.golden.regenerate
+
+ui: setup
+	@$(BIN)/noisy-student ui
+
+clean:
+	rm -rf $(VENV) .noisy-student build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,182 @@
+"""The real thing through the command line: all stages, real worker processes, real Prefect and MLflow.
+
+One store serves the whole module, tests in order: a run, the same from the cache, one field changed, the
+store moved, an artifact damaged, the process tree killed.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.flows.command import Command
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+RECIPE = ("run", "digits_smoke", "--json")
+STAGES = {
+    ("prepare-dataset", 0),
+    ("train-teacher", 0),
+    ("evaluate-robustness", 0),
+    ("infer-unlabeled", 1),
+    ("filter-and-balance", 1),
+    ("train-noisy-student", 1),
+    ("finetune-at-test-resolution", 1),
+    ("evaluate-robustness", 1),
+}
+AFTER_THE_STUDENT = {
+    ("train-noisy-student", 1),
+    ("finetune-at-test-resolution", 1),
+    ("evaluate-robustness", 1),
+}
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    return Command(tmp_path_factory.mktemp("end-to-end"))
+
+
+@pytest.fixture(scope="module")
+def store(command: Command) -> Path:
+    return command.folder / "store"
+
+
+def test_a_run_computes_every_stage_and_prints_one_document(command: Command, store: Path) -> None:
+    outcome = command(*RECIPE, "--store", str(store))
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.states == dict.fromkeys(STAGES, "computed")
+    document = outcome.document
+    for stage in document["stages"]:
+        assert set(stage) == {"stage", "generation", "fingerprint", "state", "seconds", "uri"}
+        record = json.loads((Path(stage["uri"]) / ".artifact.json").read_text())
+        assert record["fingerprint"] == stage["fingerprint"]
+    (generation,) = document["generations"]
+    for role in ("teacher", "student"):
+        assert {"holdout_top1", "test_top1", "ece"} <= set(generation[role])
+        assert 0 <= generation[role]["test_top1"] <= 1
+    assert generation["gate"]["verdict"] in ("promote", "keep-teacher", "stop")
+    assert generation["student"]["parameters"] > document["first_teacher"]["parameters"]
+    assert Path(document["report"]).read_text().startswith("<!doctype html>")
+    assert "Traceback" not in outcome.stderr
+
+
+def test_the_same_command_again_takes_everything_from_the_cache(command: Command, store: Path) -> None:
+    outcome = command(*RECIPE, "--store", str(store))
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.states == dict.fromkeys(STAGES, "cached")
+
+
+def test_mlflow_has_two_levels_and_the_registry_its_aliases(command: Command) -> None:
+    with sqlite3.connect(command.home / "mlflow.db") as database:
+        levels = dict(database.execute("select run_uuid, value from tags where key = 'ns.level'").fetchall())
+        parents = [run for run, level in levels.items() if level == "pipeline"]
+        children = [run for run, level in levels.items() if level == "generation"]
+        assert (len(parents), len(children)) == (1, 2), "the second run found the first one's"
+        keys = {
+            run: {k for (k,) in database.execute("select distinct key from metrics where run_uuid=?", (run,))}
+            for run in levels
+        }
+        assert {"gen/holdout_top1", "final/test_top1"} <= keys[parents[0]]
+        assert all(not key.startswith(("gen/", "final/")) for run in children for key in keys[run])
+        assert any("train/loss" in keys[run] and "pl/kept" in keys[run] for run in children)
+        ended = database.execute("select status from runs where run_uuid=?", (parents[0],)).fetchone()
+        assert ended == ("FINISHED",)
+        aliases = {alias for (alias,) in database.execute("select alias from registered_model_aliases")}
+        assert {"champion", "teacher-gen1"} <= aliases
+        assert database.execute("select count(*) from inputs").fetchone()[0] >= 2, "datasets are inputs"
+
+
+def test_the_pictures_are_there_for_people(command: Command, store: Path) -> None:
+    (run,) = sorted((store / "runs").iterdir())[:1]
+    assert {path.suffix for path in run.rglob("*") if path.is_file()} >= {".html", ".md", ".json", ".png"}
+    outcome = command("report", "latest", "--store", str(store))
+    assert outcome.status == 0
+    assert "|" in outcome.stdout
+    assert list((command.home / "mlflow-artifacts").rglob("*.png")), "MLflow shows them too"
+
+
+def test_nothing_left_the_machine(command: Command) -> None:
+    seen = command.connections.read_text() if command.connections.exists() else ""
+    assert seen == ""
+
+
+def test_one_field_of_the_student_recomputes_the_student_and_what_follows(
+    command: Command, store: Path
+) -> None:
+    outcome = command(*RECIPE, "--store", str(store), "--set", "student.label_smoothing=0.05")
+    assert outcome.status == 0, outcome.stderr
+    expected = {place: "computed" if place in AFTER_THE_STUDENT else "cached" for place in STAGES}
+    assert outcome.states == expected
+
+
+def test_another_place_and_other_resources_recompute_nothing(command: Command, store: Path) -> None:
+    moved = store.rename(store.with_name("moved"))
+    resources = ("compute.loader_workers=3", "compute.retries=0", "infer.batch_size=64")
+    settings = [part for resource in resources for part in ("--set", resource)]
+    outcome = command(*RECIPE, "--store", str(moved), *settings)
+    moved.rename(store)
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.states == dict.fromkeys(STAGES, "cached")
+
+
+@pytest.mark.parametrize("harm", ["deleted", "damaged"])
+def test_a_harmed_artifact_is_computed_again_and_said_so(command: Command, store: Path, harm: str) -> None:
+    (weights,) = store.glob("train-teacher/*/attempt-*/model.safetensors")
+    before = weights.read_bytes()
+    if harm == "deleted":
+        weights.unlink()
+    else:
+        weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    outcome = command(*RECIPE, "--store", str(store))
+    assert outcome.status == 0, outcome.stderr
+    expected = {place: "computed" if place == ("train-teacher", 0) else "cached" for place in STAGES}
+    assert outcome.states == expected
+    assert "set aside" in outcome.stderr
+    good = [json.loads(path.read_text()) for path in store.glob("train-teacher/*/.artifact.json")]
+    (after,) = (store / "train-teacher").glob(f"*/attempt-{good[0]['attempt']}/model.safetensors")
+    assert after.read_bytes() == before, "the same bits again"
+    shutil.rmtree(weights.parent)
+
+
+def test_a_threshold_that_keeps_nothing_is_one_line(command: Command, store: Path) -> None:
+    outcome = command(*RECIPE, "--store", str(store), "--set", "select.threshold=1.0")
+    assert outcome.status == 2, outcome.stderr
+    assert outcome.stdout == ""
+    last = outcome.stderr.strip().splitlines()[-1]
+    assert last.startswith("noisy-student: select.threshold=1.0 keeps none")
+    assert "highest confidence" in last
+    assert "Traceback" not in outcome.stderr
+
+
+def test_an_unknown_model_is_one_line(command: Command, store: Path) -> None:
+    outcome = command(*RECIPE, "--store", str(store), "--set", "teacher.model=efficientnet_b00")
+    assert outcome.status == 2, outcome.stderr
+    assert "did you mean 'efficientnet_b0" in outcome.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in outcome.stderr
+
+
+def test_killed_as_a_whole_and_started_again_it_goes_on(command: Command, store: Path) -> None:
+    arguments = [
+        *RECIPE,
+        "--store",
+        str(store),
+        "--set",
+        "student.steps=60",
+        "--set",
+        "student.epoch_steps=5",
+    ]
+    process = command.start(*arguments)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "update 20/60" in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    outcome = command(*arguments)
+    assert outcome.status == 0, outcome.stderr
+    assert {place for place, state in outcome.states.items() if state == "computed"} == AFTER_THE_STUDENT
+    assert "going on from update" in outcome.stderr

@@ -113,8 +113,9 @@ class LiveView:
         """`event`: a `ns_core.stage.Progress`."""
         done, total = event["done"], event["total"]
         left = self._pace.left(done, total)
+        now = {"completed": done, "total": total, "left": left, "text": event["text"]}
         for row in self._progress.task_ids:
-            self._progress.update(row, completed=done, total=total, left=left, text=event["text"])
+            self._progress.update(row, refresh=True, **now)
 
     def logged(self, line: str) -> None:
         """Above the moving line, as the worker wrote it: brackets are no markup, colours stay."""

@@ -12,7 +12,6 @@ attempt or nothing: never half of one, never a mix of two. The dot keeps the rec
 """
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -286,16 +285,13 @@ def localize(storage: Storage, record: Record, cache: Path) -> Path:
         if target.exists() and target.stat().st_size == entry.size:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        storage.fetch(f"{record.prefix}/{name}", target)
-        if file_entry(target).sha256 != entry.sha256:
-            target.unlink()
+        arrived = target.with_name(f".{target.name}-{new_attempt()}")
+        storage.fetch(f"{record.prefix}/{name}", arrived)
+        if file_entry(arrived).sha256 != entry.sha256:
+            arrived.unlink()
             raise StageFailed(f"{storage.uri}/{record.prefix}/{name} arrived with another sha256 than recorded")
+        arrived.replace(target)
     return folder
-
-
-def read_json(folder: Path, name: str) -> Any:
-    """A JSON file of an artifact."""
-    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 def timed_record(record: Mapping[str, Any], started: float) -> Record:

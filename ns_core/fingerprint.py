@@ -5,15 +5,13 @@ tag. Because inputs enter by their own fingerprints, the whole pipeline is a Mer
 field and just that stage and what follows it get new names.
 
 Refuses rather than guesses: a value that has no single stable spelling (a set, a path, an object, NaN)
-is a `TypeError` that names where it stands.
+is an error that names where it stands.
 """
 
 import hashlib
 import json
 import math
 from collections.abc import Mapping
-
-from pydantic import JsonValue
 
 from ns_core.settings import StageConfig
 
@@ -46,11 +44,6 @@ def stage_fingerprint(config: StageConfig, inputs: Mapping[str, str]) -> str:
             "inputs": dict(inputs),
         }
     )
-
-
-def science_document(config: StageConfig, inputs: Mapping[str, str]) -> dict[str, JsonValue]:
-    """What was hashed, for the record: two artifacts that differ can be compared field by field."""
-    return {"science": config.science(), "inputs": dict(inputs)}
 
 
 def _refuse_unstable(value: object, where: str) -> None:

@@ -137,9 +137,10 @@ def _json_or_text(text: str) -> Any:
 def _one_line(error: ValidationError) -> str:
     """The first complaint of pydantic, as `section.field: what is wrong (got value)`."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    place = ".".join(str(part) for part in first["loc"])
+    where = f"{place}: " if place else ""
+    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list in square brackets")
     others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "value_error":
-        return f"{where + ': ' if where else ''}{message}{others}"
-    return f"{where}: {message[0].lower()}{message[1:]}, got {first['input']!r}{others}"
+        return f"{where}{message}{others}"
+    return f"{where}{message[0].lower()}{message[1:]}, got {first['input']!r}{others}"

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -54,9 +55,13 @@ class Failure(TypedDict):
 
 
 def emit(event: Progress | Metric | Failure) -> None:
-    """One event to standard output, flushed, so that it survives a kill a moment later."""
-    sys.stdout.write(MARK + json.dumps(event) + "\n")
-    sys.stdout.flush()
+    """One event to standard output, flushed, so that it survives a kill a moment later.
+
+    When whoever listened is gone, its SIGTERM is on the way: what was to be said is lost, the work is saved.
+    """
+    with suppress(BrokenPipeError):
+        sys.stdout.write(MARK + json.dumps(event) + "\n")
+        sys.stdout.flush()
 
 
 class Stopped(Exception):

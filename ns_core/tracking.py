@@ -7,7 +7,7 @@ Tracking never ends a training run. Once a `Tracker` is built, an outage is one 
 for meanwhile is `""`, which every method takes for "no run"; metric points wait in the spool for a
 flush of this or a later `Tracker`. Sending them twice is safe: of rows equal in key, timestamp,
 step and value MLflow keeps one. Only `MlflowClient` with explicit run ids: the fluent API's run is
-thread-local, and another thread silently opens a new one. The import, 2 s of CPU, waits for need.
+thread-local, and another thread silently opens a new one. Building a `Tracker` imports mlflow: 2 s.
 """
 
 import atexit
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FLUSH_SECONDS, FLUSH_POINTS = 5.0, 500
-MAX_METRICS, MAX_PARAMS, MAX_PARAM_CHARS = 1000, 100, 6000  # MLflow's: in a call, of a value
-ENVIRONMENT = {  # mlflow is imported with it, where the process's own says nothing else
+MAX_PARAM_CHARS = 6000  # MLflow's; what a call may hold (1000 metrics), its client sees to
+_ENVIRONMENT = {  # for mlflow, where the process's own says nothing else; children inherit it
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -78,7 +78,7 @@ class Tracker:
                 "http(s)://host:port; a password goes into MLFLOW_TRACKING_PASSWORD"
             )
         self._uri, self._experiment, self._exp_id = uri.rstrip("/"), experiment, ""
-        self._database = Path(uri.removeprefix("sqlite:///")) if uri[0] == "s" else None
+        self._database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite") else None
         self._client: MlflowClient | None = None
         self._spool, self._away, self._refused = spool, False, set[str]()
         self._buffer: defaultdict[str, list[Point]] = defaultdict(list)
@@ -105,9 +105,8 @@ class Tracker:
                 given = {name: str(value)[:MAX_PARAM_CHARS] for name, value in params.items()}
                 if changed := sorted(k for k in held.keys() & given if held[k] != given[k]):
                     _log.warning("params of run %s stay as they were: %s", run, ", ".join(changed))
-                rows = [Param(name, value) for name, value in given.items() if name not in held]
-                for start in range(0, len(rows), MAX_PARAMS):
-                    self._connect().log_batch(run, params=rows[start : start + MAX_PARAMS])
+                new = [Param(name, value) for name, value in given.items() if name not in held]
+                self._connect().log_batch(run, params=new)
         return run
 
     def child(self, parent: str, name: str, key: str, tags: Tags) -> str:
@@ -128,8 +127,9 @@ class Tracker:
         """Set tags of the run; its others stay."""
         if run:
             with self._forgiving(f"set tags of run {run}"):
-                for key, value in tags.items():
-                    self._connect().set_tag(run, key, value)
+                from mlflow.entities import RunTag
+
+                self._connect().log_batch(run, tags=[RunTag(*tag) for tag in tags.items()])
 
     def dataset(
         self, run: str, name: str, digest: str, source: Facts, profile: Facts, context: str
@@ -158,7 +158,7 @@ class Tracker:
     def register(
         self, model: str, run: str, uri: str, sha256: str, params: Tags, aliases: Sequence[str]
     ) -> None:
-        """Make the checkpoint at `uri` a version of a registered model; move `aliases` to it.
+        """Make the checkpoint at `uri` a version of a registered model; point `aliases` at it.
 
         No bytes move. A checkpoint known by its `ns.sha256` keeps its version, so that a repeat
         only moves aliases. `model` may not hold any of `/ : . %` nor quotes.
@@ -173,11 +173,14 @@ class Tracker:
                     client.set_registered_model_alias(model, alias, str(version))
 
     def finish(self, run: str, status: str) -> None:
-        """Send what is buffered, now; end the run: FINISHED, FAILED or KILLED (lost if away)."""
+        """Send what is buffered, now, and end the run as FINISHED, FAILED or KILLED.
+
+        Only points are spooled: an outage at this moment leaves the run RUNNING.
+        """
         assert status in ("FINISHED", "FAILED", "KILLED"), status
         if run:
             self._flush()
-            with self._forgiving(f"set run {run} {status}"):
+            with self._forgiving(f"end run {run} as {status}"):
                 self._connect().set_terminated(run, status)
 
     def url(self, run: str) -> str | None:
@@ -210,7 +213,7 @@ class Tracker:
 
     def _connect(self) -> "MlflowClient":
         if self._client is None:
-            for variable, value in ENVIRONMENT.items():
+            for variable, value in _ENVIRONMENT.items():
                 os.environ.setdefault(variable, value)
             for noisy in ("mlflow.store", "urllib3.connectionpool"):  # a line or traceback a call
                 logging.getLogger(noisy).setLevel(logging.CRITICAL)
@@ -262,11 +265,10 @@ class Tracker:
             self._flush()
 
     def _flush(self) -> None:
-        """Send the buffer, then the spool; after a failure the rest goes to the spool."""
+        """Send the buffer, then the spool; after a failure the rest waits in the spool."""
         with self._flushing:
             with self._buffering:
-                fresh, self._buffer = self._buffer, defaultdict(list)
-            up = True
+                fresh, self._buffer, up = self._buffer, defaultdict(list), True
             try:
                 for run, rows in fresh.items():
                     if run in self._refused or not (up := up and self._send(run, rows)):
@@ -293,7 +295,6 @@ class Tracker:
             from mlflow.entities import Metric
 
             rows = [Metric(p.key, float(p.value), p.timestamp_ms, int(p.step)) for p in points]
-            for start in range(0, len(rows), MAX_METRICS):
-                self._connect().log_batch(run, metrics=rows[start : start + MAX_METRICS])
+            self._connect().log_batch(run, metrics=rows)
             return True
         return False

@@ -9,6 +9,7 @@ import importlib
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -76,11 +77,15 @@ def run(spec: WorkerSpec, stopping: Callable[[], bool]) -> artifacts.Record:
     attempt = artifacts.new_attempt()
     with tempfile.TemporaryDirectory(prefix="ns-") as scratch:
         output = storage.local_path(paths.attempt(attempt)) or Path(scratch) / "output"
-        output.mkdir(parents=True)
         context = _context(spec, storage, Path(scratch), output)
         context.stopping = stopping
         stage: StageFunction = importlib.import_module(module).run
-        result = stage(config, context)
+        output.mkdir(parents=True)
+        try:
+            result = stage(config, context)
+        except BaseException:
+            shutil.rmtree(output, ignore_errors=True)  # it lies in a local store, where nobody else would remove it
+            raise
         if context.history:
             lines = [json.dumps(point, sort_keys=True) + "\n" for point in context.history]
             (output / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")

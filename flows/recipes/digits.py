@@ -49,7 +49,7 @@ def digits() -> Recipe:
             | {
                 "model": "ns_efficientnet_xs",
                 "batch_size": 50,
-                "steps": 600,
+                "steps": 400,
                 "warmup_steps": 30,
                 "dropout": 0.1,
                 "stochastic_depth": 0.05,
@@ -62,10 +62,15 @@ def digits() -> Recipe:
                 "model": "ns_efficientnet_s",
                 "batch_size": 32,
                 "ratio": 4,
-                "steps": 900,
+                # The teacher, trained with label smoothing, is unsure of itself: mean confidence 0.8 at 95 %
+                # accuracy. Sharpening took the students' holdout top-1 from 0.960 to 0.971 (seeds 1-3) and
+                # their calibration error from 0.16 to 0.05.
+                "temperature": 0.5,
+                "steps": 500,
                 "warmup_steps": 50,
                 "dropout": 0.2,
                 "stochastic_depth": 0.1,
+                "augmentation": WRITING.model_copy(update={"randaugment_magnitude": 9.0}),
             }
         ),
         student_models=("ns_efficientnet_s", "ns_efficientnet_m"),
@@ -84,7 +89,7 @@ def digits() -> Recipe:
             }
         ),
         evaluate=EvaluateConfig(),
-        # One compute thread is as fast as two on networks this small, leaves the other core to the loader,
+        # One compute thread: two were slower on networks this small. It leaves the other core to the loader,
         # and makes the numbers independent of how many cores a machine has.
         compute=ComputeConfig(device="cpu", threads=1, loader_workers=1),
     )

@@ -11,8 +11,9 @@ The permutation is a Feistel network over the next power of four with cycle walk
 import numpy as np
 from numpy.typing import NDArray
 
-ROUNDS = 6
-"""Four rounds leave visible structure at n < 100; six pass a chi-square test there (tests)."""
+ROUNDS = 8
+"""Over 10,000 keys, chi-square tests of where indices go find structure with four rounds up to n = 64 and
+with six at n = 5, 8 and 16 (p < 1e-4); with eight they find none (tests)."""
 _MASK32 = np.uint64(0xFFFFFFFF)
 
 

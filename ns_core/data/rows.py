@@ -48,7 +48,7 @@ class ImageSource:
             return cached
         image = decode(self._reader.read(*place, int(rows.sizes[row])))
         with self._lock:
-            if image.nbytes <= self._room:
+            if place not in self._cache and image.nbytes <= self._room:
                 self._room -= image.nbytes
                 self._cache[place] = image
         return image

@@ -163,7 +163,11 @@ def _corrupted(subject: Subject, rows: Rows, row: int, name: str, severity: int)
 
 
 def attack_accuracy(subject: Subject, chosen: NDArray[np.int64]) -> dict[str, float]:
-    """Top-1 under FGSM by eps in 0..255 units of the network's input pixels (paper, figure 3)."""
+    """Top-1 under FGSM by eps in 0..255 units of the network's input pixels (paper, figure 3).
+
+    An image counts as right when the network is right on it both clean and attacked: an attack that undoes
+    a mistake by chance is no robustness (`evaluation.attacks`).
+    """
     rows, labels = split_rows(subject, "test"), subject.index.split("test").labels
     right = dict.fromkeys(subject.config.fgsm_eps, 0)
     for eps in right:
@@ -174,7 +178,8 @@ def attack_accuracy(subject: Subject, chosen: NDArray[np.int64]) -> dict[str, fl
             truth = torch.from_numpy(labels[members]).long().to(subject.predictor.device)
             attacked = fgsm(subject.predictor, pixels, truth, eps / 255)
             with torch.inference_mode():
-                right[eps] += int((subject.predictor(attacked).argmax(dim=1) == truth).sum())
+                answers = [subject.predictor(seen).argmax(dim=1) == truth for seen in (pixels, attacked)]
+            right[eps] += int((answers[0] & answers[1]).sum())
             subject.advance(len(members), f"FGSM {eps:g}")
     return {f"{eps:g}": count / len(chosen) for eps, count in right.items()}
 

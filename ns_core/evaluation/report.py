@@ -3,8 +3,8 @@
 In: the document of a run, a plain dict as `noisy-student run --json` prints it: `run_id`, `recipe`, `seed`,
 `stages`, `first_teacher`, `generations` (`index`, `teacher`, `student`, `pseudo_labels`, `gate`), `report`.
 Shares are 0 to 1, and None where a figure was not measured. Intervals, [low, high], may stand beside what
-`--json` prints: `holdout_interval` and `test_interval` among the figures of a model, and `test_gain_interval`,
-the paired one of the headline's gain. Out: text. Loads neither numpy, matplotlib nor torch.
+`--json` prints: `holdout_interval` and `test_interval` among a model's figures, and `test_gain_interval`, the
+paired one of the headline's gain. Out: text. Loads neither numpy, matplotlib nor torch.
 """
 
 import base64
@@ -25,13 +25,13 @@ ACCURACY = "accuracy_by_generation"
 """The picture that opens the report."""
 
 _NOTES = (
-    "The test split is for this report only: every choice (the gate, which model goes on) is made on the holdout.",
+    "The test split is for this report only: every choice, such as the gate's, is made on the holdout.",
     "Holdout and test are top-1 accuracies with 95 % Wilson intervals; the gain's is a paired bootstrap.",
     "ECE, on the test split, is the expected calibration error: the mean gap of confidence and accuracy.",
     "Mean corruption error is the plain mean of top-1 errors on this run's own corrupted test images. It is "
     "relative: good for comparing models on the same data, not comparable with published mCE.",
     "FGSM is the accuracy under the recipe's strongest attack, one step along the sign of the gradient.",
-    "Pseudo-labels: the images kept, and the rows the student sees, repeats of images of rare classes included.",
+    "Pseudo-labels: the images kept, and the rows the student sees, repeats in rare classes included.",
     "Gate: promote (the student teaches next), keep-teacher (it does not), stop (it is significantly worse).",
     "A cached stage was in the store already: its seconds are those of looking it up.",
 )
@@ -156,7 +156,9 @@ def headline(document: Document) -> str:
         return f"Supervised only: the first teacher reached {percent(before)} on the test split."
     if generation == 0:
         last = percent(document["generations"][-1]["student"]["test_top1"])
-        return f"No student replaced the first teacher: {percent(before)} on the test split, the last student {last}."
+        return (
+            f"No student replaced the first teacher: test accuracy {percent(before)}, last student's {last}."
+        )
     if before is None or after is None:
         return f"The student of generation {generation} stands; its gain on the test split was not measured."
     spread = doubt = ""
@@ -164,8 +166,8 @@ def headline(document: Document) -> str:
         spread = f" (95 % interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
         doubt = " The interval holds 0: the change may be chance." if interval[0] <= 0 <= interval[1] else ""
     return (
-        f"The student of generation {generation} {change(after - before)} over the first teacher on the test "
-        f"split{spread}: {percent(after)} against {percent(before)}.{doubt}"
+        f"The student of generation {generation} {change(after - before)} {'over' if after > before else 'against'} "
+        f"the first teacher on the test split{spread}: {percent(after)} after {percent(before)}.{doubt}"
     )
 
 
@@ -189,7 +191,7 @@ def _generations(document: Document) -> _Table:
     rows = list[tuple[str, ...]]()
     for entry in document["generations"]:
         index, labels = str(entry["index"]), entry["pseudo_labels"]
-        teacher = figures_of(document, teacher_of(document, entry["index"]))
+        teacher = {**figures_of(document, teacher_of(document, entry["index"])), **entry["teacher"]}
         rows.append((index, "teacher", *_measured(teacher), "", ""))
         pseudo = f"{labels['kept']:,} / {labels['rows']:,}"
         rows.append((index, "student", *_measured(entry["student"]), pseudo, entry["gate"]["verdict"]))
@@ -219,12 +221,13 @@ def _stages(document: Document) -> _Table:
     return ("stage", "state", "fingerprint", "generation", "seconds"), rows
 
 
-def _reasons(document: Document) -> list[str]:
-    return [f"Generation {entry['index']}: {entry['gate']['reason']}" for entry in document["generations"]]
-
-
-def _origin(document: Document) -> str:
-    return f"Run {document['run_id']} of recipe {document['recipe']}, seed {document['seed']}"
+def _remarks(document: Document) -> list[str]:
+    """Where the report comes from, and why each student was promoted or not."""
+    origin = f"Run {document['run_id']} of recipe {document['recipe']}, seed {document['seed']}."
+    return [
+        origin,
+        *(f"Generation {one['index']}: {one['gate']['reason']}" for one in document["generations"]),
+    ]
 
 
 def render_html(document: Document, pictures: Mapping[str, bytes]) -> str:
@@ -232,11 +235,10 @@ def render_html(document: Document, pictures: Mapping[str, bytes]) -> str:
     figures = {name: _figure(name, png) for name, png in pictures.items()}
     body = [
         f"<h1>{html.escape(headline(document))}</h1>",
-        f"<p>{html.escape(_origin(document))}</p>",
+        _html_list(_remarks(document)),
         figures.pop(ACCURACY, ""),
         "<h2>Generations</h2>",
         _html_table(_generations(document)),
-        _html_list(_reasons(document)),
         *figures.values(),
         "<h2>Stages</h2>",
         _html_table(_stages(document)),
@@ -270,20 +272,19 @@ def _html_table(table: _Table) -> str:
 
 
 def _html_list(items: Sequence[str]) -> str:
-    return f"<ul>\n{''.join(f'<li>{html.escape(item)}</li>' for item in items)}\n</ul>" if items else ""
+    return f"<ul>\n{''.join(f'<li>{html.escape(item)}</li>' for item in items)}\n</ul>"
 
 
 def render_markdown(document: Document) -> str:
     """The same without pictures, as GitHub-flavoured Markdown that reads well in a terminal too."""
     parts = [
         f"# {_plain(headline(document))}",
-        _plain(_origin(document)),
+        "\n".join(f"- {_plain(remark)}" for remark in _remarks(document)),
         f"## Generations\n\n{_markdown_table(_generations(document))}",
-        "\n".join(f"- {_plain(reason)}" for reason in _reasons(document)),
         f"## Stages\n\n{_markdown_table(_stages(document))}",
         "## How to read this\n\n" + "\n".join(f"- {_plain(note)}" for note in _NOTES),
     ]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def _markdown_table(table: _Table) -> str:

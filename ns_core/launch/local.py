@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,16 +100,15 @@ def _child(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def _stop(child: subprocess.Popen[str]) -> None:
-    for number, grace in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
+    """SIGTERM, grace, SIGKILL; a second Ctrl-C ends the grace."""
+    with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(child.pid, signal.SIGTERM)
         try:
-            os.killpg(child.pid, number)
-            child.wait(grace)
-            return
-        except ProcessLookupError:
-            child.wait()
-            return
-        except subprocess.TimeoutExpired:
-            continue
+            child.wait(GRACE_SECONDS)
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
 
 
 def _die_with_parent(parent: int) -> Callable[[], None]:

@@ -37,9 +37,9 @@ def joint_loss(logits: Tensor, targets: Tensor, labelled: int, form: LossForm) -
 def pseudo_targets(probabilities: Tensor, kind: Literal["soft", "hard"], temperature: float) -> Tensor:
     """What the student is trained towards: p^(1/T) normalised, or the one-hot of the largest.
 
-    float32[N,C] -> float32[N,C]. Rows are normalised again, since they were stored as fp16.
+    float32[N,C] -> float32[N,C]. Rows are normalised again, since they were stored as fp16. By way of the
+    logarithm: at T = 0.01 every p^(1/T) of a row below 0.35 is 0 in float32, and their sum divides by it.
     """
     if kind == "hard":
         return functional.one_hot(probabilities.argmax(dim=1), probabilities.shape[1]).float()
-    sharpened = probabilities.clamp_min(torch.finfo(torch.float32).tiny).pow(1 / temperature)
-    return sharpened / sharpened.sum(dim=1, keepdim=True)
+    return torch.softmax(probabilities.log() / temperature, dim=1)

@@ -9,7 +9,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     """The rate of update `step` (0, 1, ...).
 
     Warm-up is linear from 0. `staircase`: lr * decay_rate^floor(step / decay_steps), counted from step 0
-    with the warm-up inside, as the official code does. `cosine`: to 0 at the last update.
+    with the warm-up inside, as the official code does. `cosine`: a half wave that would reach 0 one update after the last.
     """
     if step < config.warmup_steps:
         return config.lr * step / config.warmup_steps

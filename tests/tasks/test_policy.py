@@ -96,6 +96,6 @@ def test_a_failed_worker_is_started_again_as_often_as_the_recipe_says(store: Pat
         "dataset": Dataset(fingerprint="0" * 64, result={}),
         "pseudo_labels": PseudoLabels(fingerprint="1" * 64, result={}),
     }
-    with pytest.raises(StageFailed, match="'dataset'.*not in the store"):
+    with pytest.raises(StageFailed, match=r"'dataset'.*not in the store"):
         one_stage(store, SelectConfig(), retries=2, **gone)
     assert task_runs("filter-and-balance-g0")[-1].run_count == 3

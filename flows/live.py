@@ -232,9 +232,7 @@ def comparison(document: Mapping[str, Any]) -> str:
     chosen = (promoted or generations)[-1]
     student, teacher = chosen["student"]["test_top1"], document["first_teacher"]["test_top1"]
     points = round(100 * (student - teacher), 1)
-    figures = (
-        f"{_percent(student)} % (generation {chosen['index']}) against {_percent(teacher)} % (first teacher)"
-    )
+    figures = f"{_percent(student)} % (generation {chosen['index']}) against {_percent(teacher)} % (first teacher)"
     gate = "" if promoted else " No gate promoted a student."
     if points > 0:
         return f"The student beats the teacher by {points:+.1f} points on the test split: {figures}.{gate}"

@@ -1,7 +1,6 @@
 """The whole run: data, a first teacher, then generation after generation."""
 
 from prefect import flow
-from tasks.report import write_report
 
 from flows.generation import generation
 from flows.results import FIGURES, GenerationResult, RunResult
@@ -12,6 +11,7 @@ from ns_core.settings import StageConfig
 from tasks.evaluate_robustness import evaluate_robustness
 from tasks.observe import current
 from tasks.prepare_dataset import prepare_dataset
+from tasks.report import write_report
 from tasks.run import Run, StageCall
 from tasks.tracking import finish, log_generation, open_child, open_parent, promote
 from tasks.train_teacher import train_teacher
@@ -70,4 +70,4 @@ def _generations(run: Run, recipe: Recipe) -> RunResult:
         generations=results,
         report="",
     )
-    return summary.model_copy(update={"report": write_report(run, dataset, summary.document())})
+    return summary.model_copy(update={"report": write_report(run, summary.document())})

@@ -8,6 +8,11 @@ from tasks.observe import StageOutcome
 FIGURES = ("holdout_top1", "test_top1", "ece", "mean_corruption_error", "fgsm_strongest_top1")
 
 
+def _measured(report: Report) -> dict[str, Any]:
+    """The figures of a checkpoint and the intervals of its accuracies, as shares."""
+    return {name: report.result.get(name) for name in (*FIGURES, "holdout_interval", "test_interval")}
+
+
 class GenerationResult(Frozen):
     """One generation: who taught, who learned, and what the gate said."""
 
@@ -23,9 +28,9 @@ class GenerationResult(Frozen):
         """The generation in `--json`."""
         return {
             "index": self.index,
-            "teacher": {name: self.teacher_report.result.get(name) for name in FIGURES},
+            "teacher": _measured(self.teacher_report),
             "student": {
-                **{name: self.student_report.result.get(name) for name in FIGURES},
+                **_measured(self.student_report),
                 "model": self.student.result["model"],
                 "parameters": self.student.result["parameters"],
             },
@@ -54,7 +59,7 @@ class RunResult(Frozen):
             "seed": self.seed,
             "stages": [stage.model_dump(mode="json") for stage in self.stages],
             "first_teacher": {
-                **{name: self.teacher_report.result.get(name) for name in FIGURES},
+                **_measured(self.teacher_report),
                 "model": self.first_teacher.result["model"],
                 "parameters": self.first_teacher.result["parameters"],
             },

@@ -66,18 +66,16 @@ def serve(home: Path, store: str, prefect_port: int, mlflow_port: int) -> int:
     storage = open_storage(store)
     environment.prepare(home)
     if api := running_api(home):
-        raise UserError(
-            f"the pages of {home} are up already ({api.removesuffix('/api')}): stop them there first"
-        )
+        raise UserError(f"the pages of {home} are up already ({api.removesuffix('/api')}): stop them there first")
     prefect_port, mlflow_port = _free_ports({"--prefect-port": prefect_port, "--mlflow-port": mlflow_port})
     tracking = environment.default_tracking(home)
     with _asked_to_stop() as asked, ExitStack() as stack:
         _say(f"starting the servers, output in {home / 'logs'} ... (the first time takes up to a minute)")
         servers = stack.enter_context(_stopped_at_the_end())
         servers.append(_prefect(home, prefect_port))
-        if tracking.startswith("sqlite:"):
+        if not _is_server(tracking):
             servers.append(_mlflow(home, mlflow_port, tracking))
-        if asked or not _all_up(servers, asked):
+        if not _all_up(servers, asked):
             return 0 if asked else 1
         stack.enter_context(_announced(home, prefect_port))
         pages = {
@@ -114,7 +112,7 @@ def _prefect(home: Path, port: int) -> Server:
 def _mlflow(home: Path, port: int, tracking: str) -> Server:
     """`--artifacts-destination` is where a `Tracker` puts artifacts when it writes the database directly."""
     database = Path(tracking.removeprefix("sqlite:///"))
-    if _experiment_id(database) is None:
+    if _experiment_id(database) is None:  # it also refuses an address that is none
         Tracker(tracking, EXPERIMENT, home / "mlflow-spool").close()
     command = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", tracking]
@@ -126,16 +124,20 @@ def _mlflow(home: Path, port: int, tracking: str) -> Server:
 
 def _mlflow_page(tracking: str, port: int) -> str:
     """The experiment's runs, in MLflow's mode for training: its start page opens in the mode for LLMs."""
-    if not tracking.startswith("sqlite:"):
+    if _is_server(tracking):
         return tracking
     page, experiment = f"http://{HOST}:{port}", _experiment_id(Path(tracking.removeprefix("sqlite:///")))
     return f"{page}/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else page
 
 
+def _is_server(tracking: str) -> bool:
+    return tracking.startswith(("http://", "https://"))
+
+
 def _experiment_id(database: Path) -> str | None:
     """Of our experiment in MLflow's database; None where either is missing."""
     with (
-        suppress(sqlite3.Error),
+        suppress(sqlite3.Error, ValueError),
         closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as opened,
     ):
         query = "select experiment_id from experiments where name = ?"

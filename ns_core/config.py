@@ -52,7 +52,7 @@ class DataConfig(StageConfig):
     """The stage fails when more than this share of the images cannot be decoded."""
     shard_images: int = science(10_000, ge=1)
     """Images in one shard at most."""
-    seed: int = science(0, ge=0)
+    seed: int = science(0, ge=0, lt=2**32)
     """Added to the recipe's seed, as in every stage."""
 
     @model_validator(mode="after")
@@ -120,7 +120,7 @@ class TrainConfig(StageConfig):
     bn_momentum: float = science(0.01, gt=0, le=1)
     """torch's meaning: 0.01 is TensorFlow's 0.99."""
     augmentation: Augmentation = science(Augmentation())
-    seed: int = science(0, ge=0)
+    seed: int = science(0, ge=0, lt=2**32)
 
 
 class TeacherConfig(TrainConfig):
@@ -154,7 +154,7 @@ class SelectConfig(StageConfig):
     """Images kept of each predicted class, the most confident first (paper: 130,000)."""
     max_copies: int = science(10, ge=1)
     """Classes with fewer images than `per_class` repeat theirs, at most this often."""
-    seed: int = science(0, ge=0)
+    seed: int = science(0, ge=0, lt=2**32)
     """Decides which images of a short class get the odd copy."""
 
 
@@ -207,7 +207,7 @@ class EvaluateConfig(StageConfig):
     stop_p_value: float = science(0.01, gt=0, lt=1)
     """Gate: a student that is worse at this level of an exact McNemar test stops the run."""
     batch_size: int = resource(256, ge=1)
-    seed: int = science(0, ge=0)
+    seed: int = science(0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _severities(self) -> Self:
@@ -245,7 +245,7 @@ class Recipe(Settings):
     name: str = resource("unnamed")
     description: str = resource("")
     generations: int = science(3, ge=0, le=50)
-    seed: int = science(0, ge=0)
+    seed: int = science(0, ge=0, lt=2**32)
     """Seeds the split, every network, every order and every augmentation."""
     data: DataConfig = science(DataConfig())
     teacher: TeacherConfig = science(TeacherConfig())
@@ -277,6 +277,14 @@ class Recipe(Settings):
                 "evaluate": _seeded(self.evaluate, self.seed),
             }
         )
+
+    @model_validator(mode="after")
+    def _seeds(self) -> Self:
+        stages = (self.data, self.teacher, self.select, self.student, self.finetune, self.evaluate)
+        largest = self.seed + 1000 * self.generations + max(stage.seed for stage in stages)
+        if largest >= 2**32:  # what a key of data.order holds
+            raise ValueError(f"seed + 1000 * generations + a stage's seed come to {largest}, over 2^32: lower the seed")
+        return self
 
     @model_validator(mode="after")
     def _resolutions(self) -> Self:

@@ -131,9 +131,7 @@ class Tracker:
 
                 self._connect().log_batch(run, tags=[RunTag(*tag) for tag in tags.items()])
 
-    def dataset(
-        self, run: str, name: str, digest: str, source: Facts, profile: Facts, context: str
-    ) -> None:
+    def dataset(self, run: str, name: str, digest: str, source: Facts, profile: Facts, context: str) -> None:
         """Record a dataset as an input of the run, once; `context`: its use, such as "train".
 
         `digest` is a sha256 in hex: MLflow takes at most 36 characters, so its first 32 identify
@@ -155,9 +153,7 @@ class Tracker:
             with self._forgiving(f"upload {path.name}"):
                 self._connect().log_artifact(run, str(path), folder or None)
 
-    def register(
-        self, model: str, run: str, uri: str, sha256: str, params: Tags, aliases: Sequence[str]
-    ) -> None:
+    def register(self, model: str, run: str, uri: str, sha256: str, params: Tags, aliases: Sequence[str]) -> None:
         """Make the checkpoint at `uri` a version of a registered model; point `aliases` at it.
 
         No bytes move. A checkpoint known by its `ns.sha256` keeps its version, so that a repeat
@@ -173,10 +169,7 @@ class Tracker:
                     client.set_registered_model_alias(model, alias, str(version))
 
     def finish(self, run: str, status: str) -> None:
-        """Send what is buffered, now, and end the run as FINISHED, FAILED or KILLED.
-
-        Only points are spooled: an outage at this moment leaves the run RUNNING.
-        """
+        """Send what is buffered, then end the run as FINISHED, FAILED or KILLED (never spooled)."""
         assert status in ("FINISHED", "FAILED", "KILLED"), status
         if run:
             self._flush()

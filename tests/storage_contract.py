@@ -68,9 +68,7 @@ class StorageContract:
         source.write_bytes(b"other")
         assert storage.read("key") == b"shard"
 
-    def test_putting_a_file_that_is_not_there_leaves_the_object(
-        self, storage: Storage, tmp_path: Path
-    ) -> None:
+    def test_putting_a_file_that_is_not_there_leaves_the_object(self, storage: Storage, tmp_path: Path) -> None:
         storage.put_bytes("key", b"old")
         with pytest.raises(FileNotFoundError):
             storage.put_file("key", tmp_path / "nothing")

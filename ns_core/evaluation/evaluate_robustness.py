@@ -220,6 +220,7 @@ def headline(report: dict[str, Any]) -> dict[str, JsonValue]:
     return {
         "holdout_top1": report["holdout"]["top1"],
         "test_top1": report["test"]["top1"],
+        "holdout_interval": report["holdout"]["interval"],
         "test_interval": report["test"]["interval"],
         "ece": report["test"]["ece"],
         "holdout_ece": report["holdout"]["ece"],

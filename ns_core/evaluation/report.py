@@ -37,8 +37,7 @@ _NOTES = (
 )
 
 _PAGE = """<!doctype html>
-<html lang="en">
-<head>
+<html lang="en"><head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
@@ -57,16 +56,12 @@ p, li, figcaption { color: var(--quiet); }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem 1rem .35rem 0; text-align: left; border-bottom: 1px solid var(--line); }
 th { color: var(--quiet); font-weight: 500; vertical-align: bottom; }
-td { white-space: nowrap; }
-.number { text-align: right; }
-figure { margin: 1.5rem 0; }
-img { max-width: 100%; background: #fff; border-radius: 6px; }
+td { white-space: nowrap; } .number { text-align: right; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; background: #fff; border-radius: 6px; }
 </style>
-</head>
-<body>
+</head><body>
 $body
-</body>
-</html>
+</body></html>
 """
 
 _Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
@@ -156,9 +151,7 @@ def headline(document: Document) -> str:
         return f"Supervised only: the first teacher reached {percent(before)} on the test split."
     if generation == 0:
         last = percent(document["generations"][-1]["student"]["test_top1"])
-        return (
-            f"No student replaced the first teacher: test accuracy {percent(before)}, last student's {last}."
-        )
+        return f"No student replaced the first teacher: test accuracy {percent(before)}, last student's {last}."
     if before is None or after is None:
         return f"The student of generation {generation} stands; its gain on the test split was not measured."
     spread = doubt = ""
@@ -166,15 +159,17 @@ def headline(document: Document) -> str:
         spread = f" (95 % interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
         doubt = " The interval holds 0: the change may be chance." if interval[0] <= 0 <= interval[1] else ""
     return (
-        f"The student of generation {generation} {change(after - before)} {'over' if after > before else 'against'} "
-        f"the first teacher on the test split{spread}: {percent(after)} after {percent(before)}.{doubt}"
+        f"The student of generation {generation} {change(after - before)} the first teacher on the test split"
+        f"{spread}: {percent(after)} after {percent(before)}.{doubt}"
     )
 
 
 def change(gain: float) -> str:
-    """A share in words: `gained 4.5 points`, `lost 0.5 points` or `gained nothing`."""
+    """A share in words: `gained 4.5 points over`, `lost 0.5 points against` or `gained nothing over`."""
     points = round(100 * gain, 1)
-    return f"{'gained' if points > 0 else 'lost'} {abs(points):.1f} points" if points else "gained nothing"
+    if points < 0:
+        return f"lost {-points} points against"
+    return f"gained {points} points over" if points else "gained nothing over"
 
 
 def percent(share: float | None, interval: Sequence[float] | None = None) -> str:
@@ -245,9 +240,7 @@ def render_html(document: Document, pictures: Mapping[str, bytes]) -> str:
         "<h2>How to read this</h2>",
         _html_list(_NOTES),
     ]
-    return Template(_PAGE).substitute(
-        title=html.escape(document["run_id"]), body="\n".join(filter(None, body))
-    )
+    return Template(_PAGE).substitute(title=html.escape(document["run_id"]), body="\n".join(filter(None, body)))
 
 
 def caption(name: str) -> str:

@@ -34,7 +34,9 @@ def run(config: InferConfig, context: StageContext) -> dict[str, JsonValue]:
     assert_noise_free(predictor)
     rows = rows_of(pool, np.zeros((len(pool), 0), np.float32))
     source = ImageSource(ShardReader(context.inputs["dataset"]), limit=0)
-    saved, done, since = context.resume.names(), 0, time.monotonic()
+    saved, done, fresh, since = context.resume.names(), 0, 0, time.monotonic()
+    if known := saved.intersection(map(label_file, pool.shard_names)):
+        log.info("going on: %d of %d shards are labelled already", len(known), len(pool.shard_names))
     counts = np.zeros(index.num_classes, np.int64)
     for code, shard in enumerate(pool.shard_names):
         name, members = label_file(shard), np.flatnonzero(pool.shard_codes == code)
@@ -46,10 +48,11 @@ def run(config: InferConfig, context: StageContext) -> dict[str, JsonValue]:
             probabilities = np.concatenate([predictor.probabilities(batch) for batch in batches])
             write = partial(pq.write_table, label_table(pool, members, probabilities), compression="zstd")
             context.resume.save(name, write)
+            fresh += len(members)
         counts += _collect(context, name, index.num_classes)
         done += len(members)
         context.progress(done, len(pool), shard)
-    log.info("labelled %d images in %.1f s", done, time.monotonic() - since)
+    log.info("labelled %d of %d images in %.1f s", fresh, done, time.monotonic() - since)
     return {"images": done, "shards": len(pool.shard_names), "predicted_per_class": [int(count) for count in counts]}
 
 

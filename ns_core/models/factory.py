@@ -56,13 +56,18 @@ def block_groups(network: nn.Module) -> list[nn.Module]:
         return [stem, *layers]
     raise UserError(
         f"{type(network).__name__} has neither blocks nor stages to freeze: choose an EfficientNet, ConvNeXt, "
-        "ResNet or ViT, or set finetune.steps=0"
+        "ResNet or ViT"
     )
 
 
 def drop_paths(network: nn.Module) -> list[DropPath]:
-    """The layers that drop residual branches, those with a rate above 0."""
-    return [m for m in network.modules() if isinstance(m, DropPath) and m.drop_prob > 0]
+    """The layers that drop residual branches, those with a rate above 0.
+
+    timm gives an EfficientNet block without a skip its layer too, but never calls it.
+    """
+    blocks = [block for block in network.modules() if getattr(block, "has_skip", True)]
+    layers = [layer for block in blocks for layer in block.children() if isinstance(layer, DropPath)]
+    return [layer for layer in layers if layer.drop_prob > 0]
 
 
 def _from_timm(name: str, num_classes: int, noise: dict[str, Any]) -> nn.Module:
@@ -70,10 +75,13 @@ def _from_timm(name: str, num_classes: int, noise: dict[str, Any]) -> nn.Module:
         network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **noise)
         return network
     except TypeError as error:
-        raise UserError(
-            f"model '{name}' does not take dropout and stochastic depth ({error}): choose another, "
-            "or set both to 0 if the message names one of them"
-        ) from None
+        refused = next((option for option in noise if f"'{option}'" in str(error)), None)
+        if refused is None:
+            raise
+        if noise[refused] > 0:
+            setting = {"drop_rate": "dropout", "drop_path_rate": "stochastic_depth"}[refused]
+            raise UserError(f"model '{name}' takes no {setting}: set {setting}=0 or choose another model") from None
+        return _from_timm(name, num_classes, {option: rate for option, rate in noise.items() if option != refused})
 
 
 def _head(network: nn.Module) -> nn.Linear | None:

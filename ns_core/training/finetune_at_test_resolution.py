@@ -5,11 +5,13 @@ Shallow layers stay as they are, their BatchNorm statistics included (official c
 """
 
 from pydantic import JsonValue
+from torch import nn
 
 from ns_core.config import FinetuneConfig
 from ns_core.data.loader import JointLoader
+from ns_core.errors import UserError
 from ns_core.models.checkpoint import load_checkpoint
-from ns_core.models.factory import block_groups
+from ns_core.models.factory import block_groups, drop_paths
 from ns_core.models.predict import choose_device
 from ns_core.stage import StageContext
 from ns_core.training.job import Images, Job, finish, require_branches, seed_worker, train_view
@@ -37,7 +39,23 @@ def run(config: FinetuneConfig, context: StageContext) -> dict[str, JsonValue]:
         network,
         JointLoader(images.source, view, [(rows, config.batch_size)], config.seed),
         images.holdout_check(card, device),
-        frozen=block_groups(network)[: config.frozen_blocks + 1],
+        frozen=_frozen(network, card.model, config),
         curve="finetune",
     )
     return finish(job, Trainer(job, context, device).fit(), context)
+
+
+def _frozen(network: nn.Module, model: str, config: FinetuneConfig) -> list[nn.Module]:
+    """The stem and the first `frozen_blocks` groups. Raises `UserError` when that cannot be."""
+    stem, *groups = block_groups(network)
+    if config.frozen_blocks > len(groups):
+        raise UserError(
+            f"finetune.frozen_blocks={config.frozen_blocks}: '{model}' has {len(groups)} groups of blocks; freeze fewer"
+        )
+    frozen = [stem, *groups[: config.frozen_blocks]]
+    if config.stochastic_depth > 0 and drop_paths(nn.ModuleList(frozen)) == drop_paths(network):
+        raise UserError(
+            f"finetune.frozen_blocks={config.frozen_blocks} freezes every branch of '{model}' that stochastic depth "
+            "could drop: freeze fewer, or set finetune.stochastic_depth=0"
+        )
+    return frozen

@@ -9,7 +9,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     """The rate of update `step` (0, 1, ...).
 
     Warm-up is linear from 0. `staircase`: lr * decay_rate^floor(step / decay_steps), counted from step 0
-    with the warm-up inside, as the official code does. `cosine`: a half wave that would reach 0 one update after the last.
+    with the warm-up inside, as the official code does. `cosine`: a half wave that reaches 0 one update
+    after the last.
     """
     if step < config.warmup_steps:
         return config.lr * step / config.warmup_steps

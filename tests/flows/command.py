@@ -59,9 +59,7 @@ class Command:
     def environment(self) -> dict[str, str]:
         """The caller's, without what would hide telemetry that is on, and with the watch in every process."""
         hidden = ("CI", "GITHUB_ACTIONS", "PYTEST_CURRENT_TEST", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")
-        kept = {
-            k: v for k, v in os.environ.items() if k not in hidden and not k.startswith(("PREFECT_", "NS_"))
-        }
+        kept = {k: v for k, v in os.environ.items() if k not in hidden and not k.startswith(("PREFECT_", "NS_"))}
         return {
             **kept,
             "NS_HOME": str(self.home),

@@ -107,9 +107,7 @@ def test_a_setting_without_a_value_shows_how(command: Command) -> None:
 
 def test_a_missing_folder_is_named(command: Command, tmp_path: Path) -> None:
     arguments = data(tmp_path / "nowhere", tmp_path)
-    one_line(
-        command("run", "folder", *arguments), "data.labeled", str(tmp_path / "nowhere"), "does not exist"
-    )
+    one_line(command("run", "folder", *arguments), "data.labeled", str(tmp_path / "nowhere"), "does not exist")
 
 
 def test_a_folder_that_was_not_given_is_asked_for(command: Command) -> None:

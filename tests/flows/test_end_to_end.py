@@ -104,9 +104,7 @@ def test_nothing_left_the_machine(command: Command) -> None:
     assert seen == ""
 
 
-def test_one_field_of_the_student_recomputes_the_student_and_what_follows(
-    command: Command, store: Path
-) -> None:
+def test_one_field_of_the_student_recomputes_the_student_and_what_follows(command: Command, store: Path) -> None:
     outcome = command(*RECIPE, "--store", str(store), "--set", "student.label_smoothing=0.05")
     assert outcome.status == 0, outcome.stderr
     expected = {place: "computed" if place in AFTER_THE_STUDENT else "cached" for place in STAGES}

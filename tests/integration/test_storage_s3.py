@@ -96,9 +96,7 @@ def test_the_probe_tells_a_missing_bucket_and_does_not_make_it(s3_store_uri: str
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_wrong_credentials_are_a_persons_mistake(
-    s3_store_uri: str, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_wrong_credentials_are_a_persons_mistake(s3_store_uri: str, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, os.environ[name] + "-mistyped")
     storage = open_storage(s3_store_uri)
     with pytest.raises(UserError, match="check AWS_ACCESS_KEY_ID") as told:

@@ -75,9 +75,7 @@ def test_a_git_that_fails_or_is_missing_costs_nothing_but_the_answer(
     assert git_state(checkout) is None
 
 
-def test_a_git_that_hangs_is_given_up(
-    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_git_that_hangs_is_given_up(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "never")
     hanging = tmp_path / "git"
     hanging.write_text(f"#!/bin/sh\nread line < {tmp_path}/never\n", encoding="utf-8")

@@ -68,14 +68,16 @@ def test_science_is_the_science_alone_as_json_at_every_depth() -> None:
 
 def test_settings_are_frozen_and_know_their_fields() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Pizza().slices = 3
+        Pizza().slices = 3  # type: ignore[misc]
     with pytest.raises(ValidationError, match="cheese"):
         Pizza.model_validate({"cheese": 2})
+
+
+def test_a_default_out_of_its_own_range_is_found() -> None:
+    class NoSlices(Settings):
+        slices: int = science(0, ge=1)
+
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
-
-        class NoSlices(Settings):
-            slices: int = science(0, ge=1)
-
         NoSlices()
 
 

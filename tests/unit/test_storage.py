@@ -248,9 +248,7 @@ def test_missing_credentials_are_a_persons_mistake(aws: pytest.MonkeyPatch) -> N
         probe(open_storage("s3://bucket"))
 
 
-def test_an_endpoint_that_does_not_answer_is_a_persons_mistake(
-    server: ScriptedS3, aws: pytest.MonkeyPatch
-) -> None:
+def test_an_endpoint_that_does_not_answer_is_a_persons_mistake(server: ScriptedS3, aws: pytest.MonkeyPatch) -> None:
     aws.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     with pytest.raises(UserError, match=r"127\.0\.0\.1:1/.*check AWS_ENDPOINT_URL_S3"):
         probe(open_storage("s3://bucket"))

@@ -167,9 +167,7 @@ def test_a_shard_is_not_closed_under_a_read(tmp_path: Path, monkeypatch: pytest.
     assert Process().num_fds() == before
 
 
-def test_threads_share_a_reader_that_keeps_few_files_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_share_a_reader_that_keeps_few_files_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "_OPEN_SHARDS", 2)
     before = Process().num_fds()
     for number in range(16):

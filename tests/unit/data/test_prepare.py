@@ -103,9 +103,7 @@ def test_bytes_read_by_the_index_are_those_of_the_folder(pictures: Path, tmp_pat
                 assert hashlib.sha256(data).hexdigest() == split.sha256[row]
                 assert decode(data).shape == (split.heights[row], split.widths[row], 3) == (5, 7, 3)
                 label = split.labels[row]
-                assert label == (
-                    -1 if name == "pool" else ("ant", "bee").index(split.paths[row].split("/")[1])
-                )
+                assert label == (-1 if name == "pool" else ("ant", "bee").index(split.paths[row].split("/")[1]))
 
 
 def test_webdataset_finds_the_same_samples_as_the_index(pictures: Path, tmp_path: Path) -> None:
@@ -184,9 +182,7 @@ def test_as_many_corrupt_images_as_allowed_pass(pictures: Path, tmp_path: Path) 
 def test_a_class_whose_labelled_images_are_all_corrupt_is_named(pictures: Path, tmp_path: Path) -> None:
     for number in range(6):
         _put(pictures / "labeled" / "bee" / f"{number}.png", b"broken")
-    with pytest.raises(
-        UserError, match=r"class 'bee' has no labelled image left: labeled/bee/0\.png .*3 more"
-    ):
+    with pytest.raises(UserError, match=r"class 'bee' has no labelled image left: labeled/bee/0\.png .*3 more"):
         _run(tmp_path, _config(pictures, max_corrupt_fraction=1.0))
 
 
@@ -215,9 +211,7 @@ def test_an_image_of_holdout_and_test_stays_in_test_only(pictures: Path, tmp_pat
     assert _left_out(output, "dropped.parquet") == [("holdout", "holdout/ant/copy.png", "leak")]
 
 
-def test_copies_within_a_split_or_of_labelled_images_in_the_pool_are_no_leak(
-    pictures: Path, tmp_path: Path
-) -> None:
+def test_copies_within_a_split_or_of_labelled_images_in_the_pool_are_no_leak(pictures: Path, tmp_path: Path) -> None:
     _put(pictures / "test/ant/again.png", (pictures / "test/ant/0.png").read_bytes())
     _put(pictures / "unlabeled/seen.png", (pictures / "labeled/ant/0.png").read_bytes())
     result, _ = _run(tmp_path, _config(pictures))

@@ -42,9 +42,7 @@ IMAGES = [
 ]
 
 
-def test_the_same_images_give_the_same_bytes_at_another_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_images_give_the_same_bytes_at_another_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(tmp_path / "a", IMAGES)
     later = time.time() + 86_400
     monkeypatch.setattr(time, "time", lambda: later)
@@ -91,9 +89,7 @@ def test_webdataset_decodes_the_label_to_its_number(tmp_path: Path) -> None:
 def test_a_pool_sample_has_no_label_member(tmp_path: Path) -> None:
     rows = _write(tmp_path, [_image("a", None), _image("b", None)], split="pool")
     assert [row["label"] for row in rows] == [None, None]
-    assert [set(sample) & {"png", "cls"} for sample in _samples(tmp_path / "pool-000000.tar")] == [
-        {"png"}
-    ] * 2
+    assert [set(sample) & {"png", "cls"} for sample in _samples(tmp_path / "pool-000000.tar")] == [{"png"}] * 2
 
 
 def test_a_pool_image_with_a_label_and_a_labelled_one_without_are_refused(tmp_path: Path) -> None:

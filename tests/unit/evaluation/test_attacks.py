@@ -86,10 +86,7 @@ def test_accuracy_does_not_rise_with_eps_and_falls_to_nothing(
     digits: tuple[nn.Module, Tensor, Tensor],
 ) -> None:
     model, images, labels = digits
-    curve = [
-        accuracy(model, images, fgsm(model, images, labels, eps / 255), labels)
-        for eps in (0, 4, 8, 16, 32, 64)
-    ]
+    curve = [accuracy(model, images, fgsm(model, images, labels, eps / 255), labels) for eps in (0, 4, 8, 16, 32, 64)]
     assert curve[0] > 0.9
     assert curve == sorted(curve, reverse=True)
     assert curve[-1] < 0.05

@@ -188,9 +188,7 @@ def test_brightness_raises_the_hsv_value_and_keeps_the_hue() -> None:
     image[4:8] = 255
     for severity, rise in zip(SEVERITIES, (0.05, 0.1, 0.15, 0.2, 0.3), strict=True):
         hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in image.reshape(-1, 3) / 255]
-        expected = np.array([colorsys.hsv_to_rgb(h, s, min(v + rise, 1)) for h, s, v in hsv]).reshape(
-            image.shape
-        )
+        expected = np.array([colorsys.hsv_to_rgb(h, s, min(v + rise, 1)) for h, s, v in hsv]).reshape(image.shape)
         difference = run(image, "brightness", severity, 32) - expected * 255
         # Cutting the fraction off takes less than 1, up to the last bits of the two ways.
         assert difference.max() < 1e-6

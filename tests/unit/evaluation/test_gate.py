@@ -113,9 +113,7 @@ def test_classes_of_fewer_than_five_images_do_not_decide() -> None:
     assert decision.worst_class_change == pytest.approx(1.0 - 36 / 40)
     assert decision.verdict == "promote"
     five = np.append(labels, 2)
-    decision = decide(
-        predictions([0, 1, 2, 3, 40], five), predictions([80, 81, 82, 83], five), five, GateLimits()
-    )
+    decision = decide(predictions([0, 1, 2, 3, 40], five), predictions([80, 81, 82, 83], five), five, GateLimits())
     assert decision.worst_class_change == pytest.approx(1 / 5 - 36 / 40)
     assert decision.verdict == "keep-teacher"
 

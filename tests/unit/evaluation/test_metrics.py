@@ -24,9 +24,7 @@ LABELS = np.array([0, 1, 1, 1])
 """Right, right, wrong (0 for 1), right; class 2 has no image."""
 
 
-def two_class(
-    confidences: list[float], right: list[bool]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def two_class(confidences: list[float], right: list[bool]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Predictions of class 0 with these confidences (above 0.5), right or wrong as told."""
     first = np.array(confidences)
     return np.stack([first, 1 - first], axis=1), np.where(right, 0, 1)

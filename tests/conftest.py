@@ -1,0 +1,24 @@
+"""What every test may use: one compute thread, and a small dataset artifact that is made once a session."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ns_core.config import DataConfig
+from tests.factories import stage_context
+
+
+def pytest_configure() -> None:
+    """Before torch is loaded: two OpenMP threads beside a busy core are 30 times slower than one."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scikit-learn's digits as a dataset artifact: 50 labelled, 1,587 pool, 60 holdout and 100 test images."""
+    from ns_core.data import prepare
+
+    context = stage_context(tmp_path_factory.mktemp("digits"))
+    prepare.run(DataConfig(holdout_images=60, test_images=100, shard_images=400), context)
+    return context.output

@@ -1,0 +1,76 @@
+"""A stage reads local files: the store's own, or copies that were checked."""
+
+from pathlib import Path
+
+import pytest
+
+from ns_core.artifacts import localize
+from ns_core.errors import StageFailed
+from ns_core.storage import Storage, open_storage
+from ns_core.storage.local import LocalStorage
+from tests.artifact_builders import FILES, PATHS, committed, contents, flip
+
+
+class Bucket(LocalStorage):
+    """As S3: its files cannot be opened in place; counts what is fetched."""
+
+    fetched = 0
+
+    def local_path(self, key: str) -> Path | None:
+        return None
+
+    def fetch(self, key: str, path: Path) -> None:
+        self.fetched += 1
+        super().fetch(key, path)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return open_storage(str(tmp_path / "store"))
+
+
+def test_files_of_a_bucket_are_copied_once_and_checked(storage: Storage, tmp_path: Path) -> None:
+    made = committed(storage, tmp_path / "output")
+    bucket = Bucket(tmp_path / "store")
+    folder = localize(bucket, made, tmp_path / "cache")
+    assert contents(folder) == FILES
+    assert bucket.fetched == len(FILES)
+    assert localize(bucket, made, tmp_path / "cache") == folder
+    assert bucket.fetched == len(FILES)
+    (folder / "model.json").write_bytes(b"short")
+    assert contents(localize(bucket, made, tmp_path / "cache")) == FILES
+
+
+def test_a_copy_that_arrives_changed_is_refused(storage: Storage, tmp_path: Path) -> None:
+    made = committed(storage, tmp_path / "output")
+    weights = storage.local_path(f"{made.prefix}/weights/model.safetensors")
+    assert weights is not None
+    flip(weights)
+    with pytest.raises(StageFailed, match=r"weights/model\.safetensors arrived with another sha256"):
+        localize(Bucket(tmp_path / "store"), made, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if "safetensors" in path.name]
+    flip(weights)
+    assert contents(localize(Bucket(tmp_path / "store"), made, tmp_path / "cache")) == FILES
+
+
+def test_a_copy_whose_check_was_cut_off_is_not_trusted(storage: Storage, tmp_path: Path) -> None:
+    class CutOff(Bucket):
+        def fetch(self, key: str, path: Path) -> None:
+            super().fetch(key, path)
+            flip(path)
+            raise KeyboardInterrupt
+
+    made = committed(storage, tmp_path / "output", {"model.json": b"trust me"})
+    with pytest.raises(KeyboardInterrupt):
+        localize(CutOff(tmp_path / "store"), made, tmp_path / "cache")
+    folder = localize(Bucket(tmp_path / "store"), made, tmp_path / "cache")
+    assert (folder / "model.json").read_bytes() == b"trust me"
+
+
+def test_two_attempts_do_not_share_their_copies(storage: Storage, tmp_path: Path) -> None:
+    first = committed(storage, tmp_path / "first", {"model.json": b"1"})
+    localize(Bucket(tmp_path / "store"), first, tmp_path / "cache")
+    storage.delete(PATHS.record)
+    second = committed(storage, tmp_path / "second", {"model.json": b"2"})
+    folder = localize(Bucket(tmp_path / "store"), second, tmp_path / "cache")
+    assert contents(folder) == {"model.json": b"2"}

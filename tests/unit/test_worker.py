@@ -1,0 +1,200 @@
+"""The worker process: its exit status, what it leaves behind, and what it does not load."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ns_core.artifacts import Paths, Record, find, localize
+from ns_core.launch.spec import InputReference, WorkerSpec
+from ns_core.stage import MARK
+from ns_core.storage import open_storage
+from ns_core.worker import STAGES
+from tests.worker_specs import digits_spec, pictures_spec, teacher_spec
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LIGHT = (
+    "worker",
+    "settings",
+    "config",
+    "fingerprint",
+    "artifacts",
+    "stage",
+    "storage",
+    "provenance",
+    "selection",
+    "launch",
+)
+"""Modules and packages of ns_core that an orchestrator loads, or that a cheap stage pays for."""
+HEAVY = ("torch", "torchvision", "timm", "prefect", "mlflow")
+UNHEARD = """
+import sys
+from pathlib import Path
+from ns_core.stage import emit
+for done in range(2000):  # 140 kB, twice what a pipe holds
+    emit({"event": "progress", "done": done, "total": 2000, "text": ""})
+Path(sys.argv[1]).write_text("saved")
+"""
+
+
+class Worker:
+    """`python -m ns_core.worker` on `spec`, from start to end."""
+
+    def __init__(self, folder: Path, spec: WorkerSpec) -> None:
+        self.spec = spec
+        file = folder / "spec.json"
+        file.write_text(spec.model_dump_json(), encoding="utf-8")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ns_core.worker", str(file)],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def end(self) -> tuple[int, list[str]]:
+        """Exit status and the lines it said from here on."""
+        said, _ = self.process.communicate()
+        return self.process.returncode, said.splitlines()
+
+    @property
+    def record(self) -> Record | None:
+        return find(open_storage(self.spec.store), Paths(self.spec.stage, self.spec.fingerprint))
+
+
+def events(lines: list[str], kind: str) -> list[dict[str, object]]:
+    said = [json.loads(line.removeprefix(MARK)) for line in lines if line.startswith(MARK)]
+    return [event for event in said if event["event"] == kind]
+
+
+def files(spec: WorkerSpec) -> list[str]:
+    return sorted(path.relative_to(spec.store).as_posix() for path in Path(spec.store).rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Worker:
+    """A worker that has prepared the digits, and found unfinished work of an earlier attempt when it began."""
+    folder = tmp_path_factory.mktemp("worker")
+    spec = digits_spec(str(folder / "store"), holdout_images=50)
+    open_storage(spec.store).put_bytes(f"{Paths(spec.stage, spec.fingerprint).resume}/half", b"done")
+    worker = Worker(folder, spec)
+    status, lines = worker.end()
+    assert status == 0, lines
+    return worker
+
+
+def test_a_committed_artifact_is_status_0_and_its_record_says_all(dataset: Worker) -> None:
+    record, spec = dataset.record, dataset.spec
+    assert record is not None
+    assert (record.type, record.stage, record.fingerprint) == ("dataset", spec.stage, spec.fingerprint)
+    assert (record.inputs, record.version) == ({"source": "digits"}, STAGES[spec.stage][0].VERSION)
+    assert record.science["holdout_images"] == 50
+    assert "labeled" not in record.science, "a resource"
+    assert record.result["holdout"] == 50
+    assert record.seconds > 0
+    assert {"index.parquet", "classes.json"} <= set(record.files)
+    assert "metrics.jsonl" not in record.files, "there was no curve"
+    assert record.provenance["python"] == ".".join(str(part) for part in sys.version_info[:3])
+
+
+def test_unfinished_work_is_cleared_once_the_artifact_is_committed(dataset: Worker) -> None:
+    record = dataset.record
+    assert record is not None
+    assert not [name for name in files(dataset.spec) if "/resume/" in name]
+    owned = {f"{record.prefix}/{name}" for name in record.files} | {record.paths.record}
+    assert owned == {name for name in files(dataset.spec) if name.startswith(record.paths.folder)}
+
+
+def test_a_curve_becomes_the_artifacts_metrics(dataset: Worker, tmp_path: Path) -> None:
+    worker = Worker(tmp_path, teacher_spec(dataset.spec))
+    status, lines = worker.end()
+    assert status == 0, lines
+    record = worker.record
+    assert record is not None
+    folder = localize(open_storage(worker.spec.store), record, tmp_path)
+    points = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert points == events(lines, "metric")
+    assert {(point["key"], point["step"]) for point in points} == {
+        (f"train/{key}", step) for key in ("loss", "lr", "holdout_top1") for step in (1, 2)
+    }
+    assert not [name for name in files(worker.spec) if "/resume/" in name], "its checkpoint is not needed any more"
+
+
+def test_a_persons_mistake_is_status_2_with_the_message_as_an_event(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, digits_spec(str(tmp_path / "store"), test_images=5000))
+    status, lines = worker.end()
+    assert status == 2
+    (failure,) = events(lines, "failure")
+    assert failure["kind"] == "user"
+    assert "data.test_images 5000" in str(failure["message"])
+    assert "Traceback" not in "".join(lines)
+    assert files(worker.spec) == []
+
+
+def test_a_missing_input_is_status_1_and_leaves_nothing(tmp_path: Path) -> None:
+    spec = digits_spec(str(tmp_path / "store"))
+    lost = {"dataset": InputReference(stage="prepare-dataset", fingerprint="e" * 64)}
+    worker = Worker(tmp_path, spec.model_copy(update={"inputs": lost}))
+    status, lines = worker.end()
+    assert status == 1
+    (failure,) = events(lines, "failure")
+    assert failure["kind"] == "stage"
+    assert failure["message"] == "input 'dataset' (prepare-dataset/eeeeeeeeeeee) is not in the store"
+    assert not list((tmp_path / "store").rglob("*"))
+
+
+def test_a_defect_is_status_1_with_its_name_and_a_traceback(tmp_path: Path) -> None:
+    spec = digits_spec(str(tmp_path / "store"))
+    worker = Worker(tmp_path, spec.model_copy(update={"config": {"shard_images": 0}}))
+    status, lines = worker.end()
+    assert status == 1
+    (failure,) = events(lines, "failure")
+    assert failure["kind"] == "stage"
+    assert str(failure["message"]).startswith("ValidationError: ")
+    assert "Traceback (most recent call last):" in lines
+
+
+def test_sigterm_is_status_143_and_leaves_no_attempt(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, pictures_spec(tmp_path))
+    assert worker.process.stdout is not None
+    assert worker.process.stdout.readline().startswith(MARK)
+    worker.process.terminate()
+    status, lines = worker.end()
+    assert status == 143
+    assert events(lines, "failure") == []
+    assert worker.record is None
+    assert files(worker.spec) == []
+
+
+def test_a_worker_whose_launcher_is_gone_can_still_save(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    child = subprocess.Popen(
+        [sys.executable, "-c", UNHEARD, str(saved)], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert child.stdout is not None
+    with child.stdout:
+        assert child.stdout.readline().startswith(MARK.encode())
+    child.wait()
+    assert saved.read_text(encoding="utf-8") == "saved"
+
+
+def test_what_an_orchestrator_loads_is_light() -> None:
+    program = f"""
+import importlib, json, pkgutil, sys
+for name in {LIGHT!r}:
+    module = importlib.import_module(f"ns_core.{{name}}")
+    for inner in pkgutil.walk_packages(getattr(module, "__path__", []), module.__name__ + "."):
+        importlib.import_module(inner.name)
+print(json.dumps(sorted(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert {
+        "ns_core.worker",
+        "ns_core.selection.filter_and_balance",
+        "ns_core.launch.local",
+        "ns_core.storage.s3",
+    } <= loaded
+    assert loaded.isdisjoint(HEAVY)

@@ -47,7 +47,9 @@ def accuracy_by_generation(path: Path, document: Mapping[str, Any]) -> None:
     _save(figure, path)
 
 
-def confidence_histogram(path: Path, confidence: NDArray[np.float32], kept: NDArray[np.bool_], lowest: float) -> None:
+def confidence_histogram(
+    path: Path, confidence: NDArray[np.float32], kept: NDArray[np.bool_], lowest: float
+) -> None:
     """How sure the teacher was of the pool's images, kept and dropped ones stacked; `lowest` kept confidence."""
     figure, axes = _axes("The teacher's confidence on the pool", "images")
     bins = np.linspace(0, 1, 41).tolist()
@@ -71,7 +73,10 @@ def corruption_bars(
     names = [name for name in student if name in teacher]
     figure, axes = _axes("Error under corruption", "top-1 error, %")
     places = np.arange(len(names))
-    for shift, label, errors, colour in ((-0.2, "first teacher", teacher, GREY), (0.2, "last student", student, BLUE)):
+    for shift, label, errors, colour in (
+        (-0.2, "first teacher", teacher, GREY),
+        (0.2, "last student", student, BLUE),
+    ):
         means = [100 * float(np.mean(list(errors[name].values()))) for name in names]
         axes.bar(places + shift, means, 0.4, color=colour, label=label)
     axes.set_xticks(places, [name.replace("_", "\n", 1) for name in names])
@@ -88,7 +93,9 @@ def pseudo_label_gallery(path: Path, groups: Sequence[tuple[str, Sequence[Exampl
     canvas = Image.new("RGB", (max(left + columns * cell + 12, 640), top + len(shown) * cell + note), "white")
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(13)
-    draw.text((12, 8), "Pseudo-labels that were kept, the surest first; below each, the confidence", "black", font)
+    draw.text(
+        (12, 8), "Pseudo-labels that were kept, the surest first; below each, the confidence", "black", font
+    )
     for row, (name, examples) in enumerate(shown):
         y = top + row * cell
         draw.text((12, y + THUMBNAIL // 2 - 8), name[:18], "black", font)

@@ -47,8 +47,8 @@ def test_a_loaded_network_is_in_eval_mode_and_carries_the_noise_it_is_given(tmp_
     quiet, _ = load_checkpoint(tmp_path)
     noisy, _ = load_checkpoint(tmp_path, dropout=0.3, stochastic_depth=0.2, bn_momentum=0.02)
     assert not any(module.training for network in (quiet, noisy) for module in network.modules())
-    assert (quiet.drop_rate, len(drop_paths(quiet))) == (0, 0)
-    assert (noisy.drop_rate, len(drop_paths(noisy))) == (0.3, 2)
+    assert [network.drop_rate for network in (quiet, noisy)] == [0, 0.3]
+    assert [len(drop_paths(network)) for network in (quiet, noisy)] == [0, 2]
     assert {m.momentum for m in noisy.modules() if isinstance(m, nn.BatchNorm2d)} == {0.02}
 
 

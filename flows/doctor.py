@@ -198,7 +198,7 @@ def check_prefect(home: Path) -> str:
     fastapi = metadata.version("fastapi")
     if tuple(int(part) for part in fastapi.split(".")[:2]) >= FASTAPI_LIMIT:
         raise UserError(
-            f"Prefect's server does not start with fastapi {fastapi}: run `pip install 'fastapi>=0.139,<0.151'`"
+            f"Prefect's server does not start with fastapi {fastapi}: `pip install 'fastapi>=0.139,<0.151'`"
         )
     import prefect
 

@@ -289,7 +289,8 @@ def localize(storage: Storage, record: Record, cache: Path) -> Path:
         storage.fetch(f"{record.prefix}/{name}", arrived)
         if file_entry(arrived).sha256 != entry.sha256:
             arrived.unlink()
-            raise StageFailed(f"{storage.uri}/{record.prefix}/{name} arrived with another sha256 than recorded")
+            _set_aside(storage, record.paths, f"{name} arrived with another sha256 than recorded")
+            raise StageFailed(f"{storage.uri}/{record.prefix} is damaged: run the same command again to repair it")
         arrived.replace(target)
     return folder
 

@@ -87,10 +87,11 @@ def log_metric(call: StageCall, event: Mapping[str, Any]) -> None:
 
 def record_stage(call: StageCall, outcome: StageOutcome, artifact: Artifact) -> None:
     """Curves, figures and inputs of a finished stage, computed or cached, into the generation's run."""
-    line = tracker(call.run)
-    record = load(open_storage(call.run.store), call.paths)
-    if record is None or not call.mlflow_run:
+    record = load(open_storage(call.run.store), call.paths) if call.mlflow_run else None
+    if record is None:
         return
+    line = tracker(call.run)
+    line.tags(call.mlflow_run, {f"ns.fingerprint.{call.stage}": outcome.fingerprint})
     line.log(call.mlflow_run, _curve(call, f"{record.prefix}/metrics.jsonl"))
     figures = {f"timing/{call.stage}_s": record.seconds, **_figures(artifact)}
     stamp = _stamp(outcome)

@@ -2,8 +2,10 @@
 
 import logging
 import time
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
 from ns_core.artifacts import Record, materialize
@@ -14,7 +16,7 @@ from tasks.run import StageCall
 from tasks.tracking import log_metric
 
 PROGRESS_EVERY_SECONDS = 10.0
-"""Between two progress lines in Prefect's log; the live view is told everything."""
+"""Between two progress lines and bar updates in Prefect; the live view is told everything."""
 
 
 def work(call: StageCall) -> Record:
@@ -24,6 +26,7 @@ def work(call: StageCall) -> Record:
 
     def compute() -> None:
         run_worker(call.worker_spec(), relay.log, relay.event)
+        relay.close()
 
     record, cached = materialize(open_storage(call.run.store), call.paths, compute)
     logger.info("%s %s", call.paths.folder, "was in the store" if cached else f"computed in {record.seconds:.1f} s")
@@ -36,6 +39,7 @@ class Relay:
     def __init__(self, call: StageCall, logger: "logging.Logger | logging.LoggerAdapter[Any]") -> None:
         self._call, self._logger, self._listener = call, logger, current().listener
         self._next = time.monotonic() + PROGRESS_EVERY_SECONDS
+        self._bar: UUID | None = None
 
     def log(self, line: str) -> None:
         self._logger.info("%s", line)
@@ -51,3 +55,16 @@ class Relay:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + PROGRESS_EVERY_SECONDS
             self._logger.info("%d of %d %s", event["done"], event["total"], event["text"])
+            self._show(100 * event["done"] / max(1, event["total"]))
+
+    def close(self) -> None:
+        """Fills the bar of a stage that ended."""
+        if self._bar is not None:
+            self._show(100.0)
+
+    def _show(self, percent: float) -> None:
+        """A bar in the Artifacts tab of the Prefect run."""
+        if self._bar is None:
+            self._bar = cast(UUID, create_progress_artifact(percent, description=self._call.stage))
+        else:
+            update_progress_artifact(self._bar, percent)

@@ -13,9 +13,7 @@ STAGES = (
 )
 
 
-def figures(
-    holdout: float, test: float, ece: float, corruption: float | None, fgsm: float | None
-) -> dict[str, Any]:
+def figures(holdout: float, test: float, ece: float, corruption: float | None, fgsm: float | None) -> dict[str, Any]:
     """The figures of a model as `--json` prints them."""
     return {
         "holdout_top1": holdout,

@@ -45,7 +45,7 @@ def test_each_stage_word_is_one_task_file_one_stage_and_one_artifact() -> None:
     assert TYPES.keys() == words
     for word in words:
         assert (ROOT / "tasks" / f"{word.replace('-', '_')}.py").exists()
-        assert WORKER[word][0].STAGE == word
+        assert word == WORKER[word][0].STAGE
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

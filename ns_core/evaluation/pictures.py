@@ -47,9 +47,7 @@ def accuracy_by_generation(path: Path, document: Mapping[str, Any]) -> None:
     _save(figure, path)
 
 
-def confidence_histogram(
-    path: Path, confidence: NDArray[np.float32], kept: NDArray[np.bool_], lowest: float
-) -> None:
+def confidence_histogram(path: Path, confidence: NDArray[np.float32], kept: NDArray[np.bool_], lowest: float) -> None:
     """How sure the teacher was of the pool's images, kept and dropped ones stacked; `lowest` kept confidence."""
     figure, axes = _axes("The teacher's confidence on the pool", "images")
     bins = np.linspace(0, 1, 41).tolist()
@@ -93,9 +91,7 @@ def pseudo_label_gallery(path: Path, groups: Sequence[tuple[str, Sequence[Exampl
     canvas = Image.new("RGB", (max(left + columns * cell + 12, 640), top + len(shown) * cell + note), "white")
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(13)
-    draw.text(
-        (12, 8), "Pseudo-labels that were kept, the surest first; below each, the confidence", "black", font
-    )
+    draw.text((12, 8), "Pseudo-labels that were kept, the surest first; below each, the confidence", "black", font)
     for row, (name, examples) in enumerate(shown):
         y = top + row * cell
         draw.text((12, y + THUMBNAIL // 2 - 8), name[:18], "black", font)

@@ -16,8 +16,8 @@ def _watch(event, arguments):
         if isinstance(address, tuple) and not str(address[0]).startswith(("127.", "::1", "localhost")):
             _tell(f"connect {address}")
     elif event == "socket.getaddrinfo":
-        host = arguments[0]
-        if host not in (None, b"", "", "localhost", b"localhost", "::1", b"::1") and not str(host).strip("b'").startswith("127."):
+        host = arguments[0].decode() if isinstance(arguments[0], bytes) else arguments[0]
+        if host not in (None, "", "localhost", "::1") and not host.startswith("127."):
             _tell(f"getaddrinfo {host}")
 def _tell(what):
     with open(os.environ["NS_TEST_CONNECTIONS"], "a") as file:

@@ -11,6 +11,8 @@ import signal
 import sqlite3
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.flows.command import Command
@@ -148,6 +150,26 @@ def test_a_threshold_that_keeps_nothing_is_one_line(command: Command, store: Pat
     assert last.startswith("noisy-student: select.threshold=1.0 keeps none")
     assert "highest confidence" in last
     assert "Traceback" not in outcome.stderr
+
+
+def test_a_truncated_image_is_named_in_one_line(command: Command, store: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        for folder in (f"labelled/{'cat' if number % 2 else 'dog'}", "pool"):
+            path = tmp_path / folder / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), rng.integers(0, 255, (32, 32, 3), np.uint8))
+    whole = (tmp_path / "pool" / "7.png").read_bytes()
+    (tmp_path / "pool" / "7.png").write_bytes(whole[: len(whole) // 2])
+    folders = ["--set", f"data.labeled={tmp_path / 'labelled'}", "--set", f"data.unlabeled={tmp_path / 'pool'}"]
+    outcome = command("prepare", "folder", *folders, "--store", str(store))
+    assert outcome.status == 2, outcome.stderr
+    last = outcome.stderr.strip().splitlines()[-1]
+    assert "7.png" in last
+    assert "max_corrupt_fraction" in last
+    skipped = command("prepare", "folder", *folders, "--store", str(store), "--set", "data.max_corrupt_fraction=0.1")
+    assert skipped.status == 0, skipped.stderr
+    assert "1 corrupt" in skipped.stdout
 
 
 def test_an_unknown_model_is_one_line(command: Command, store: Path) -> None:

@@ -30,9 +30,7 @@ class Clock:
         return self.now
 
 
-def outcome(
-    stage: str, generation: int, state: Literal["computed", "cached"], seconds: float = 12.34
-) -> StageOutcome:
+def outcome(stage: str, generation: int, state: Literal["computed", "cached"], seconds: float = 12.34) -> StageOutcome:
     return StageOutcome(
         stage=stage, generation=generation, fingerprint="f" * 64, state=state, seconds=seconds, uri="/store/x"
     )

@@ -115,9 +115,7 @@ class TestServed:
         settings = json.loads(get(f"{pages.addresses['Prefect']}/ui-settings")[2])
         assert settings["api_url"] == f"{pages.addresses['Prefect']}/api"
 
-    def test_a_picture_that_a_run_logged_can_be_seen(
-        self, pages: Pages, picture_run: tuple[Path, str]
-    ) -> None:
+    def test_a_picture_that_a_run_logged_can_be_seen(self, pages: Pages, picture_run: tuple[Path, str]) -> None:
         base = pages.addresses["MLflow"].partition("#")[0]
         kind, body = get(f"{base}get-artifact?path=plots/curve.png&run_uuid={picture_run[1]}")[1:]
 
@@ -200,9 +198,7 @@ def test_a_tracking_address_that_is_none_is_refused(tmp_path: Path, monkeypatch:
         serve(tmp_path, str(tmp_path / "store"), 0, 0)
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"pid": 1}', '{"prefect_api": "http://127.0.0.1:9/api"}']
-)
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', '{"prefect_api": "http://127.0.0.1:9/api"}'])
 def test_a_state_file_that_says_nothing_is_no_running_ui(tmp_path: Path, content: str) -> None:
     (tmp_path / "ui.json").write_text(content)
 

@@ -145,7 +145,8 @@ def test_both_levels_are_visible_with_their_tags(tracker: Tracker, database: Pat
     assert below.data.tags["ns.level"] == "generation"
     assert below.data.tags["prefect.flow_run_id"] == "f"
     assert (top.data.params["noise.dropout"], top.data.params["model"]) == ("0.5", "None")
-    assert len(top.data.params) == 153 and len(top.data.params["long"]) == 6000
+    assert len(top.data.params) == 153
+    assert len(top.data.params["long"]) == 6000
     assert history(database, parent, "gen/val_top1") == [(0, 0.0), (1, 0.5)]
     assert history(database, child, "train/loss") == [(0, 0.0), (1, 0.5), (2, 1.0)]
 
@@ -289,7 +290,8 @@ def test_with_no_server_there_is_one_warning_and_nothing_raises(
     tracker.close()
     (warning,) = caplog.records
     assert (warning.name, warning.levelname) == ("noisy_student.tracking", "WARNING")
-    assert CLOSED_PORT in warning.getMessage() and "refused" in warning.getMessage()
+    assert CLOSED_PORT in warning.getMessage()
+    assert "refused" in warning.getMessage()
     assert spooled(tmp_path / "spool") == ["run.jsonl"]
 
 
@@ -357,7 +359,8 @@ def test_a_run_deleted_by_hand_does_not_hold_up_the_others(
         tracker.finish(kept, "FINISHED")
     assert [step for step, _ in history(database, kept, "loss")] == [0, 1]
     assert spooled(database.parent / "spool") == [f"{deleted}.jsonl"]
-    assert len(caplog.records) == 1 and deleted in caplog.records[0].getMessage()
+    assert len(caplog.records) == 1
+    assert deleted in caplog.records[0].getMessage()
 
     client(database).restore_run(deleted)
     open_tracker(database).close()

@@ -17,7 +17,7 @@ def _network(name: str, config: TrainConfig = NOISY) -> nn.Module:
 
 def _no_dropout(network: nn.Module) -> None:
     if hasattr(network, "drop_rate"):
-        network.drop_rate = 0.0
+        network.drop_rate = 0.0  # type: ignore[assignment]
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -54,7 +54,7 @@ def test_the_official_rate_falls_by_3_percent_every_2_4_epochs() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "staircase"])
 def test_without_warm_up_the_first_update_has_the_peak_rate(schedule: str) -> None:
-    assert learning_rate(TrainConfig(lr=0.3, schedule=schedule), 0) == 0.3  # type: ignore[arg-type]
+    assert learning_rate(TrainConfig(lr=0.3, schedule=schedule), 0) == 0.3
 
 
 def test_a_run_that_is_all_warm_up_has_a_rate_at_every_update() -> None:

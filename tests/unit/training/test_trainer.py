@@ -1,0 +1,286 @@
+"""The training loop, through train-teacher: it goes on where it was cut off, and stops where it must."""
+
+import hashlib
+import itertools
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ns_core.config import TeacherConfig
+from ns_core.data.loader import JointLoader
+from ns_core.errors import StageFailed, UserError
+from ns_core.models.checkpoint import WEIGHTS, ModelCard, load_checkpoint
+from ns_core.models.factory import create_network, drop_paths
+from ns_core.models.predict import Predictor
+from ns_core.stage import StageContext, Stopped
+from ns_core.training import train_teacher
+from ns_core.training.job import Images, Job, seed_worker, train_view
+from ns_core.training.schedule import learning_rate
+from ns_core.training.trainer import CHECKPOINT, Trainer
+from tests.factories import TINY, TINY_MODEL, training_context
+
+Curve = list[tuple[str, int, float]]
+CPU = torch.device("cpu")
+
+
+class _Killed(Exception):
+    """Stands for SIGKILL: nothing is saved after it."""
+
+
+def _config(**settings: Any) -> TeacherConfig:
+    return TeacherConfig(**{**TINY, "model": TINY_MODEL, **settings})
+
+
+def _after(updates: int) -> Callable[[], bool]:
+    """SIGTERM during update number `updates` (1, 2, ...)."""
+    calls = itertools.count(1)
+    return lambda: next(calls) >= updates
+
+
+def _kill_after(updates: int) -> Callable[[], bool]:
+    asked = _after(updates)
+
+    def stopping() -> bool:
+        if asked():
+            raise _Killed
+        return False
+
+    return stopping
+
+
+def _outcome(context: StageContext) -> tuple[str, Curve]:
+    """sha256 of the weights, and the curve without its times."""
+    digest = hashlib.sha256((context.output / WEIGHTS).read_bytes()).hexdigest()
+    return digest, [(point["key"], point["step"], point["value"]) for point in context.history]
+
+
+def _whole(config: TeacherConfig, folder: Path, dataset: Path) -> tuple[str, Curve]:
+    context = training_context(folder, dataset=dataset)
+    train_teacher.run(config, context)
+    return _outcome(context)
+
+
+def _trainer(config: TeacherConfig, context: StageContext) -> Trainer:
+    """As train-teacher makes it."""
+    images = Images.open(context.inputs["dataset"])
+    seed_worker(config.seed, 1)
+    size = config.image_size
+    card = ModelCard(
+        model=config.model,
+        class_names=images.index.class_names,
+        train_size=size,
+        test_size=size,
+        crop_pct=config.crop_pct,
+    )
+    network = create_network(config.model, 10, config.dropout, config.stochastic_depth, config.bn_momentum)
+    streams = [(images.labelled(0.1), config.batch_size)]
+    loader = JointLoader(images.source, train_view(config.augmentation, size), streams, config.seed)
+    return Trainer(Job(config, card, network, loader, images.holdout_check(card, CPU)), context, CPU)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsproptf"])
+def test_stopped_in_the_middle_of_an_epoch_it_ends_in_the_bits_of_an_uninterrupted_run(
+    digits_folder: Path, tmp_path: Path, optimizer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "noisy_student")
+    config = _config(optimizer=optimizer, lr=0.01)
+    first = training_context(tmp_path / "cut", dataset=digits_folder)
+    first.stopping = _after(7)
+    with pytest.raises(Stopped):
+        train_teacher.run(config, first)
+    assert "stopped after update 7 of 13; saved" in caplog.text
+    second = training_context(tmp_path / "cut", dataset=digits_folder)
+    train_teacher.run(config, second)
+    assert "going on from update 7 of 13" in caplog.text
+    assert _outcome(second) == _whole(config, tmp_path / "whole", digits_folder)
+
+
+@pytest.mark.parametrize("updates", [1, 5, 12])
+def test_stopped_at_the_first_update_at_an_epochs_end_or_before_the_last_it_ends_alike(
+    digits_folder: Path, tmp_path: Path, updates: int
+) -> None:
+    first = training_context(tmp_path / "cut", dataset=digits_folder)
+    first.stopping = _after(updates)
+    with pytest.raises(Stopped):
+        train_teacher.run(_config(), first)
+    second = training_context(tmp_path / "cut", dataset=digits_folder)
+    train_teacher.run(_config(), second)
+    assert _outcome(second) == _whole(_config(), tmp_path / "whole", digits_folder)
+
+
+def test_stopped_at_every_second_update_it_ends_alike(digits_folder: Path, tmp_path: Path) -> None:
+    for attempt in itertools.count():
+        context = training_context(tmp_path / "cut", dataset=digits_folder)
+        context.stopping = _after(2)
+        try:
+            train_teacher.run(_config(), context)
+            break
+        except Stopped:
+            assert attempt < 6
+    assert attempt == 6
+    assert _outcome(context) == _whole(_config(), tmp_path / "whole", digits_folder)
+
+
+def test_killed_between_checkpoints_it_does_the_lost_updates_again_and_ends_alike(
+    digits_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "noisy_student")
+    for updates, going_on in ((4, 0), (8, 0), (4, 5), (2, 5)):
+        context = training_context(tmp_path / "cut", dataset=digits_folder)
+        context.stopping = _kill_after(updates)
+        caplog.clear()
+        with pytest.raises(_Killed):
+            train_teacher.run(_config(), context)
+        assert ("going on from update 5 of 13" in caplog.text) == (going_on == 5)
+    last = training_context(tmp_path / "cut", dataset=digits_folder)
+    train_teacher.run(_config(), last)
+    assert _outcome(last) == _whole(_config(), tmp_path / "whole", digits_folder)
+
+
+def test_sigterm_during_the_last_update_lets_it_finish(digits_folder: Path, tmp_path: Path) -> None:
+    context = training_context(tmp_path / "cut", dataset=digits_folder)
+    context.stopping = _after(13)
+    train_teacher.run(_config(), context)
+    assert _outcome(context) == _whole(_config(), tmp_path / "whole", digits_folder)
+
+
+def _list(path: Path) -> None:
+    torch.save([1, 2], path)
+
+
+def _of_another_stage(path: Path) -> None:
+    torch.save({**torch.load(path, weights_only=True), "fingerprint": "f" * 64}, path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(b"\x00garbage\xff" * 40),
+        _list,
+        _of_another_stage,
+    ],
+    ids=["empty", "head", "cut", "garbage", "list", "of another stage"],
+)
+def test_a_checkpoint_that_cannot_be_used_is_said_so_and_training_starts_at_update_0(
+    digits_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+) -> None:
+    config = _config(steps=6)
+    first = training_context(tmp_path / "cut", dataset=digits_folder)
+    first.stopping = _after(5)
+    with pytest.raises(Stopped):
+        train_teacher.run(config, first)
+    saved = first.resume.load(CHECKPOINT)
+    assert saved is not None
+    damage(saved)
+    first.resume.save(CHECKPOINT, lambda path: path.write_bytes(saved.read_bytes()))
+    second = training_context(tmp_path / "cut", dataset=digits_folder)
+    train_teacher.run(config, second)
+    assert "the saved checkpoint cannot be used: training starts at update 0" in caplog.text
+    assert _outcome(second) == _whole(config, tmp_path / "whole", digits_folder)
+
+
+def test_another_seed_gives_other_weights(digits_folder: Path, tmp_path: Path) -> None:
+    first, second = (_whole(_config(steps=1, seed=s), tmp_path / str(s), digits_folder)[0] for s in (0, 1))
+    assert first != second
+
+
+def test_the_curve_has_loss_rate_and_holdout_accuracy_at_each_epochs_end(digits_folder: Path, tmp_path: Path) -> None:
+    config = _config()
+    context = training_context(tmp_path, dataset=digits_folder)
+    result = train_teacher.run(config, context)
+    _, curve = _outcome(context)
+    names = ("train/loss", "train/lr", "train/holdout_top1")
+    assert [(key, step) for key, step, _ in curve] == [(name, step) for step in (5, 10, 13) for name in names]
+    values = {(key, step): value for key, step, value in curve}
+    for step in (5, 10, 13):
+        assert values["train/lr", step] == learning_rate(config, step - 1)
+        assert 0 < values["train/loss", step] < 5
+    assert values["train/holdout_top1", 13] == result["holdout_top1"]
+    network, card = load_checkpoint(context.output)
+    images = Images.open(digits_folder)
+    assert images.holdout_check(card, CPU)(network) == result["holdout_top1"]
+
+
+def test_training_learns_the_images_it_is_shown(digits_folder: Path, tmp_path: Path) -> None:
+    """Updates without effect, or labels in another order than the images, would stay at 10 % of 60."""
+    config = _config(steps=150, epoch_steps=150, batch_size=25, lr=0.1, image_size=32, dropout=0.0, ema_decay=0.5)
+    context = training_context(tmp_path, dataset=digits_folder)
+    top1 = train_teacher.run(config, context)["holdout_top1"]
+    assert isinstance(top1, float)
+    assert top1 > 0.5
+
+
+def _no_dropout(trainer: Trainer) -> None:
+    trainer.network.drop_rate = 0.0  # type: ignore[assignment]
+
+
+def _no_stochastic_depth(trainer: Trainer) -> None:
+    for layer in drop_paths(trainer.network):
+        layer.drop_prob = 0.0
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "message"), [(_no_dropout, "dropout is 0.0"), (_no_stochastic_depth, "no block drops its branch")]
+)
+def test_noise_that_goes_off_behind_the_trainers_back_fails_at_the_end_of_the_epoch(
+    digits_folder: Path, tmp_path: Path, sabotage: Callable[[Trainer], None], message: str
+) -> None:
+    context = training_context(tmp_path, dataset=digits_folder)
+    trainer = _trainer(_config(), context)
+
+    def stopping() -> bool:
+        if trainer.step == 7:
+            sabotage(trainer)
+        return False
+
+    context.stopping = stopping
+    with pytest.raises(AssertionError, match=message):
+        trainer.fit()
+    assert trainer.step == 10
+
+
+def test_a_look_at_the_holdout_leaves_the_noise_on(digits_folder: Path, tmp_path: Path) -> None:
+    """The mistake that this guards against: `eval()` for the holdout, and no `train()` after it."""
+    context = training_context(tmp_path, dataset=digits_folder)
+    trainer = _trainer(_config(epoch_steps=1), context)
+    modes = []
+
+    def stopping() -> bool:
+        modes.append((trainer.network.training, all(m.training for m in trainer.network.modules())))
+        Predictor(trainer.network, trainer.job.card, CPU)
+        return False
+
+    context.stopping = stopping
+    trainer.fit()
+    assert modes == [(True, True)] * 13
+
+
+def test_a_loss_that_is_nan_stops_the_run_and_names_update_and_images(digits_folder: Path, tmp_path: Path) -> None:
+    context = training_context(tmp_path, dataset=digits_folder)
+    trainer = _trainer(_config(), context)
+    with torch.no_grad():
+        next(trainer.network.parameters()).fill_(math.nan)
+    keys = ", ".join(trainer.job.loader.batch(0).keys)
+    with pytest.raises(StageFailed, match=f"loss is nan at update 0; keys of the batch: {keys} ...; lower"):
+        trainer.fit()
+    assert context.resume.names() == set()
+
+
+def test_a_learning_rate_that_is_far_too_high_is_told_as_such(digits_folder: Path, tmp_path: Path) -> None:
+    context = training_context(tmp_path, dataset=digits_folder)
+    with pytest.raises(StageFailed, match=r"loss is (nan|inf) at update [1-9]\d*; .*lower the learning rate"):
+        train_teacher.run(_config(lr=1e30), context)
+
+
+def test_a_network_without_branches_is_refused_under_stochastic_depth(digits_folder: Path, tmp_path: Path) -> None:
+    context = training_context(tmp_path, dataset=digits_folder)
+    with pytest.raises(UserError, match="model 'test_efficientnet' has no residual branch to drop: set stochastic"):
+        train_teacher.run(_config(model="test_efficientnet"), context)

@@ -6,6 +6,9 @@ No telemetry, no promotional content, and all local state below one folder.
 import os
 from pathlib import Path
 
+EXPERIMENT = "noisy-student"
+"""Name of the MLflow experiment that holds all runs, so that recipes and seeds compare in one table."""
+
 
 def home() -> Path:
     """Where local state lies: `NS_HOME`, or `.noisy-student` in the working directory."""

@@ -7,6 +7,8 @@ its environment stands.
 import logging
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,7 @@ def start(recipe: Recipe, store: str, home: Path, listener: Listener) -> "RunRes
     from flows.noisy_student import noisy_student
 
     quiet_console()
-    with watching(Watch(listener=listener)):
+    with watching(Watch(listener=listener)), warnings_to(listener):
         return noisy_student(run, recipe)
 
 
@@ -43,7 +45,7 @@ def prepare(recipe: Recipe, store: str, home: Path, listener: Listener) -> dict[
     from flows.prepare import prepare_data
 
     quiet_console()
-    with watching(Watch(listener=listener)) as watch:
+    with watching(Watch(listener=listener)) as watch, warnings_to(listener):
         dataset = prepare_data(run, recipe)
     return {**watch.ledger[0].model_dump(mode="json"), "result": dataset.result}
 
@@ -66,9 +68,25 @@ def _ready(recipe: Recipe, store: str, home: Path) -> "Run":
         store=storage.uri,
         home=str(home),
         tracking_uri=environment.default_tracking(home),
-        experiment="noisy-student",
+        experiment=environment.EXPERIMENT,
         compute=recipe.compute,
     )
+
+
+@contextmanager
+def warnings_to(listener: Listener) -> Iterator[None]:
+    """What this process warns of (a damaged artifact, tracking that is away) is shown with the run."""
+
+    class Relay(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            listener.logged(record.getMessage())
+
+    relay, logger = Relay(logging.WARNING), logging.getLogger("noisy_student")
+    logger.addHandler(relay)
+    try:
+        yield
+    finally:
+        logger.removeHandler(relay)
 
 
 def quiet_console() -> None:

@@ -8,7 +8,6 @@ The servers get a session of their own, so that Ctrl-C in the terminal reaches t
 stops them in order; the kernel sends them SIGTERM when this process dies otherwise (PR_SET_PDEATHSIG).
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -17,7 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -26,11 +25,11 @@ from urllib.parse import urlsplit
 
 from flows import environment
 from ns_core.errors import UserError
+from ns_core.launch.local import die_with_parent
 from ns_core.storage import open_storage
 from ns_core.tracking import Tracker
 
 HOST = "127.0.0.1"
-EXPERIMENT = "noisy-student"
 START_SECONDS = 300.0
 """Prefect took 93 s to come up on a new database under a load of 15."""
 GRACE_SECONDS = 10.0
@@ -38,7 +37,6 @@ GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.2
 HEALTH_SECONDS = 1.0
 TAIL_LINES = 10
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def _mlflow(home: Path, port: int, tracking: str) -> Server:
     """`--artifacts-destination` is where a `Tracker` puts artifacts when it writes the database directly."""
     database = Path(tracking.removeprefix("sqlite:///"))
     if _experiment_id(database) is None:  # it also refuses an address that is none
-        Tracker(tracking, EXPERIMENT, home / "mlflow-spool").close()
+        Tracker(tracking, environment.EXPERIMENT, home / "mlflow-spool").close()
     command = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", tracking]
     command += ["--artifacts-destination", database.with_name("mlflow-artifacts").as_uri()]
@@ -141,7 +139,7 @@ def _experiment_id(database: Path) -> str | None:
         closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as opened,
     ):
         query = "select experiment_id from experiments where name = ?"
-        row = opened.execute(query, (EXPERIMENT,)).fetchone()
+        row = opened.execute(query, (environment.EXPERIMENT,)).fetchone()
         return str(row[0]) if row else None
     return None
 
@@ -182,20 +180,9 @@ def _start(name: str, health: str, command: list[str], log: Path, own: Mapping[s
             cwd=log.parent,
             env={**inherited, **own},
             start_new_session=True,
-            preexec_fn=_die_with_parent(os.getpid()),
+            preexec_fn=die_with_parent(os.getpid()),
         )
     return Server(name, health, log, process)
-
-
-def _die_with_parent(parent: int) -> Callable[[], None]:
-    libc = ctypes.CDLL(None)
-
-    def before_exec() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the line above: no signal will come
-            os._exit(1)
-
-    return before_exec
 
 
 def _all_up(servers: list[Server], asked: list[int]) -> bool:

@@ -87,7 +87,7 @@ def _child(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         bufsize=1,
         env={**WORKER_ENVIRONMENT, **os.environ},
         start_new_session=True,
-        preexec_fn=_die_with_parent(os.getpid()),
+        preexec_fn=die_with_parent(os.getpid()),
     )
     try:
         yield child
@@ -111,7 +111,8 @@ def _stop(child: subprocess.Popen[str]) -> None:
                 child.wait()
 
 
-def _die_with_parent(parent: int) -> Callable[[], None]:
+def die_with_parent(parent: int) -> Callable[[], None]:
+    """For `Popen(preexec_fn=...)`: the kernel sends the child SIGTERM when process `parent` dies."""
     libc = ctypes.CDLL(None)
 
     def before_exec() -> None:

@@ -89,7 +89,8 @@ class Trainer:
         self.context.progress(self.step, config.steps, f"loss {value:.3f}")
 
     def _end_epoch(self) -> None:
-        """Looks at the holdout, writes the curve and a checkpoint, and asserts that the noise is still on."""
+        """Asserts that the noise was on to the end, looks at the holdout, writes the curve and a checkpoint."""
+        assert_noise_on(self.network, self.job.config)
         top1 = self.job.holdout(self.average.network)
         self._train_mode()
         curve, rate = self.job.curve, learning_rate(self.job.config, self.step - 1)

@@ -16,7 +16,6 @@ from ns_core.data.loader import JointLoader
 from ns_core.errors import StageFailed, UserError
 from ns_core.models.checkpoint import WEIGHTS, ModelCard, load_checkpoint
 from ns_core.models.factory import create_network, drop_paths
-from ns_core.models.predict import Predictor
 from ns_core.stage import StageContext, Stopped
 from ns_core.training import train_teacher
 from ns_core.training.job import Images, Job, seed_worker, train_view
@@ -222,13 +221,22 @@ def _no_dropout(trainer: Trainer) -> None:
     trainer.network.drop_rate = 0.0  # type: ignore[assignment]
 
 
+def _eval_mode(trainer: Trainer) -> None:
+    trainer.network.eval()
+
+
 def _no_stochastic_depth(trainer: Trainer) -> None:
     for layer in drop_paths(trainer.network):
         layer.drop_prob = 0.0
 
 
 @pytest.mark.parametrize(
-    ("sabotage", "message"), [(_no_dropout, "dropout is 0.0"), (_no_stochastic_depth, "no block drops its branch")]
+    ("sabotage", "message"),
+    [
+        (_no_dropout, "dropout is 0.0"),
+        (_no_stochastic_depth, "no block drops its branch"),
+        (_eval_mode, "the network is in eval mode"),
+    ],
 )
 def test_noise_that_goes_off_behind_the_trainers_back_fails_at_the_end_of_the_epoch(
     digits_folder: Path, tmp_path: Path, sabotage: Callable[[Trainer], None], message: str
@@ -248,19 +256,18 @@ def test_noise_that_goes_off_behind_the_trainers_back_fails_at_the_end_of_the_ep
 
 
 def test_a_look_at_the_holdout_leaves_the_noise_on(digits_folder: Path, tmp_path: Path) -> None:
-    """The mistake that this guards against: `eval()` for the holdout, and no `train()` after it."""
+    """Reproductions fail by `eval()` for the holdout and no `train()` after it."""
     context = training_context(tmp_path, dataset=digits_folder)
     trainer = _trainer(_config(epoch_steps=1), context)
     modes = []
 
     def stopping() -> bool:
-        modes.append((trainer.network.training, all(m.training for m in trainer.network.modules())))
-        Predictor(trainer.network, trainer.job.card, CPU)
+        modes.append(all(module.training for module in trainer.network.modules()))
         return False
 
     context.stopping = stopping
     trainer.fit()
-    assert modes == [(True, True)] * 13
+    assert modes == [True] * 13
 
 
 def test_a_loss_that_is_nan_stops_the_run_and_names_update_and_images(digits_folder: Path, tmp_path: Path) -> None:

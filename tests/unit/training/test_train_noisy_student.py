@@ -1,0 +1,147 @@
+"""The student's batches: both streams in each, and targets as the recipe says."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from ns_core.config import StudentConfig
+from ns_core.data.index import DatasetIndex, SplitIndex
+from ns_core.data.loader import Batch
+from ns_core.data.rows import one_hot
+from ns_core.training import train_noisy_student
+from ns_core.training.trainer import Trainer
+from tests.factories import TINY, TINY_MODEL, training_context
+
+KEPT = 12
+COPIES = np.array([1, 3, 2] * 4, np.int32)
+"""24 rows of 12 images."""
+
+
+def _config(**settings: Any) -> StudentConfig:
+    return StudentConfig(**{**TINY, "model": TINY_MODEL, "batch_size": 4, "ratio": 3, "steps": 4, **settings})
+
+
+@pytest.fixture
+def pool(digits_folder: Path) -> SplitIndex:
+    return DatasetIndex.load(digits_folder).split("pool")
+
+
+@pytest.fixture
+def probabilities() -> NDArray[np.float16]:
+    """fp16[12,10], rows that sum to 1 only nearly."""
+    scores = np.random.default_rng(0).random((KEPT, 10)).astype(np.float32) ** 4
+    half: NDArray[np.float16] = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float16)
+    return half
+
+
+@pytest.fixture
+def selection(tmp_path: Path, pool: SplitIndex, probabilities: NDArray[np.float16]) -> Path:
+    """Every hundredth image of the pool."""
+    rows = np.arange(KEPT) * 100
+    table = pa.table(
+        {
+            "key": pool.keys[rows],
+            "shard": [pool.shard_names[code] for code in pool.shard_codes[rows]],
+            "offset": pool.offsets[rows],
+            "size": pool.sizes[rows],
+            "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.ravel()), 10),
+            "copies": COPIES,
+        }
+    )
+    folder = tmp_path / "selection"
+    folder.mkdir()
+    pq.write_table(table, folder / "selection.parquet")
+    return folder
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    """The batches that the trainer was given."""
+    batches: list[Batch] = []
+
+    class Recording(Trainer):
+        def _update(self, batch: Batch) -> None:
+            batches.append(batch)
+            super()._update(batch)
+
+    monkeypatch.setattr(train_noisy_student, "Trainer", Recording)
+    return batches
+
+
+def test_every_batch_holds_labelled_and_selected_images_at_the_ratio(
+    digits_folder: Path, selection: Path, pool: SplitIndex, seen: list[Batch], tmp_path: Path
+) -> None:
+    context = training_context(tmp_path, dataset=digits_folder, selection=selection)
+    result = train_noisy_student.run(_config(), context)
+    assert (result["pseudo_rows"], result["ratio"], result["steps"]) == (24, 3, 4)
+    labelled, chosen = (
+        set(DatasetIndex.load(digits_folder).split("labeled").keys),
+        set(pool.keys[np.arange(KEPT) * 100]),
+    )
+    assert len(seen) == 4
+    for batch in seen:
+        assert batch.labelled == 4
+        assert len(batch.keys) == len(batch.images) == 16
+        assert labelled.issuperset(batch.keys[:4])
+        assert chosen.issuperset(batch.keys[4:])
+
+
+def test_an_image_stands_as_often_as_it_has_copies(
+    digits_folder: Path, selection: Path, pool: SplitIndex, seen: list[Batch], tmp_path: Path
+) -> None:
+    """Two epochs of 24 rows in batches of 12."""
+    train_noisy_student.run(_config(), training_context(tmp_path, dataset=digits_folder, selection=selection))
+    for first in (0, 2):
+        counted = Counter(key for batch in seen[first : first + 2] for key in batch.keys[batch.labelled :])
+        assert counted == Counter(dict(zip(pool.keys[np.arange(KEPT) * 100], COPIES.tolist(), strict=True)))
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_label_smoothing_is_on_labels_and_hard_pseudo_labels_and_never_on_soft_ones(
+    digits_folder: Path,
+    selection: Path,
+    pool: SplitIndex,
+    probabilities: NDArray[np.float16],
+    seen: list[Batch],
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    config = _config(labels=kind, label_smoothing=0.2, steps=2)
+    train_noisy_student.run(config, training_context(tmp_path, dataset=digits_folder, selection=selection))
+    split = DatasetIndex.load(digits_folder).split("labeled")
+    targets = dict(zip(split.keys, one_hot(split.labels, 10, 0.2), strict=True))
+    exact = probabilities.astype(np.float64)
+    pseudo = exact / exact.sum(axis=1, keepdims=True)
+    if kind == "hard":
+        pseudo = 0.8 * np.eye(10)[exact.argmax(axis=1)] + 0.02
+    targets |= dict(zip(pool.keys[np.arange(KEPT) * 100], pseudo, strict=True))
+    for batch in seen:
+        assert batch.targets.dtype == np.float32
+        assert np.allclose(batch.targets, np.stack([targets[key] for key in batch.keys]), atol=1e-6)
+
+
+def test_temperature_sharpens_the_soft_labels(selection: Path, probabilities: NDArray[np.float16]) -> None:
+    rows = train_noisy_student.selected_rows(selection, _config(temperature=0.5))
+    squared = probabilities.astype(np.float64) ** 2
+    expected = np.repeat(squared / squared.sum(axis=1, keepdims=True), COPIES, axis=0)
+    assert np.allclose(rows.targets, expected, atol=1e-6)
+    assert len(rows) == len(rows.offsets) == len(rows.shards) == 24
+
+
+@pytest.mark.parametrize("loss", ["official", "algorithm1"])
+def test_the_form_of_the_loss_reaches_the_training(
+    digits_folder: Path, selection: Path, tmp_path: Path, loss: str
+) -> None:
+    curves = {}
+    for form in ("concat", loss):
+        context = training_context(tmp_path / form, dataset=digits_folder, selection=selection)
+        train_noisy_student.run(_config(loss=form, steps=1), context)
+        (curves[form],) = [point["value"] for point in context.history if point["key"] == "train/loss"]
+    factor = curves[loss] / curves["concat"]
+    assert factor == pytest.approx(4, rel=1e-5) if loss == "official" else 1.5 < factor < 2.5

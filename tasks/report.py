@@ -3,58 +3,68 @@
 Pictures are advisory: one that cannot be made is a warning, never a failed run.
 """
 
+import base64
 import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from ns_core.artifacts import Paths, load, localize
-from ns_core.evaluation.gallery import test_gain_interval
+from ns_core.artifacts import Paths, Record, load, localize
+from ns_core.evaluation import gallery
 from ns_core.evaluation.report import ACCURACY, RunPaths, champion, render_html, render_markdown
 from ns_core.storage import Storage, open_storage
 from tasks.run import Run
 from tasks.tracking import child_of, tracker
 
 PREFECT_KEY = "noisy-student-report"
+PREFECT_PICTURE_BYTES = 60_000
+"""Prefect refuses the event of an artifact that is much larger than this in base64."""
+
+T = TypeVar("T")
 
 
 @task(name="write-report", cache_policy=NO_CACHE)
 def write_report(run: Run, document: dict[str, Any]) -> str:
     """Writes `runs/<run_id>/` and returns the URI of its `report.html`. `run.json` is written last."""
     storage, paths = open_storage(run.store), RunPaths(run.run_id)
-    uri = f"{storage.uri}/{paths.html}"
-    document = {**document, "report": uri}
+    document = {**document, "report": f"{storage.uri}/{paths.html}"}
     files = _Files(storage, document)
-    if winner := champion(document):
-        reports = (files("evaluate-robustness", 0), files("evaluate-robustness", winner))
-        document["test_gain_interval"] = test_gain_interval(files("prepare-dataset", 0), *reports)
+    shown = {**document, "test_gain_interval": _tried("the interval of the gain", lambda: _gain(files, document))}
     with tempfile.TemporaryDirectory(prefix="ns-report-") as name:
         folder = Path(name)
-        pictures = _pictures(files, document, folder)
+        pictures = _pictures(files, shown, folder)
         for title, picture in pictures.items():
             storage.put_file(paths.picture(title), picture)
             generation = _generation(title)
             target = run.mlflow_run if generation is None else child_of(run, generation)
             tracker(run).artifact(target, picture, "report")
         page = folder / "report.html"
-        page.write_text(
-            render_html(document, {title: file.read_bytes() for title, file in pictures.items()}), encoding="utf-8"
-        )
+        drawn = {title: file.read_bytes() for title, file in pictures.items()}
+        page.write_text(render_html(shown, drawn), encoding="utf-8")
         storage.put_file(paths.html, page)
         tracker(run).artifact(run.mlflow_run, page, "report")
-    text = render_markdown(document)
+    text = render_markdown(shown)
     storage.put_bytes(paths.markdown, text.encode())
-    create_markdown_artifact(key=PREFECT_KEY, markdown=text, description=f"Report of {run.run_id}")
+    _show_in_prefect(run.run_id, text, document["report"], drawn.get(ACCURACY))
     storage.put_bytes(paths.document, json.dumps(document, indent=1).encode())
-    return uri
+    return str(document["report"])
+
+
+def _show_in_prefect(run_id: str, text: str, uri: str, picture: bytes | None) -> None:
+    """The tables as a Markdown artifact, with the opening picture while it fits."""
+    image = ""
+    if picture is not None and len(picture) < PREFECT_PICTURE_BYTES:
+        image = f"\n\n![accuracy](data:image/png;base64,{base64.b64encode(picture).decode()})"
+    markdown = f"{text}{image}\n\nThe whole report: `{uri}`"
+    create_markdown_artifact(key=PREFECT_KEY, markdown=markdown, description=f"Report of {run_id}")
 
 
 def _generation(title: str) -> int | None:
@@ -71,42 +81,66 @@ class _Files:
         self._cache = Path(os.environ.get("NS_CACHE", Path.home() / ".cache" / "noisy-student"))
         self._places = {(one["stage"], one["generation"]): one["fingerprint"] for one in document["stages"]}
 
-    def __call__(self, stage: str, generation: int) -> Path:
+    def record(self, stage: str, generation: int) -> Record:
         record = load(self._storage, Paths(stage, self._places[stage, generation]))
         assert record is not None, f"{stage} of generation {generation} was in the store a moment ago"
-        return localize(self._storage, record, self._cache)
+        return record
+
+    def __call__(self, stage: str, generation: int) -> Path:
+        return localize(self._storage, self.record(stage, generation), self._cache)
+
+    def index(self) -> Path:
+        """The dataset's folder without its shards."""
+        record = self.record("prepare-dataset", 0)
+        small = {name: entry for name, entry in record.files.items() if not name.endswith(".tar")}
+        return localize(self._storage, record.model_copy(update={"files": small}), self._cache)
+
+    def image(self, shard: str, offset: int, size: int) -> bytes:
+        """The bytes of one image of the dataset."""
+        return self._storage.read_range(f"{self.record('prepare-dataset', 0).prefix}/{shard}", offset, size)
+
+
+def _gain(files: _Files, document: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The interval of what the standing student gained over the first teacher; None when the teacher stands."""
+    winner = champion(document)
+    if not winner:
+        return None
+    return gallery.gain_interval(files.index(), *(files("evaluate-robustness", index) for index in (0, winner)))
 
 
 def _pictures(files: _Files, document: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     """Title -> PNG file of every picture that could be made."""
-    from ns_core.evaluation import gallery, pictures
+    from ns_core.evaluation import pictures
 
     def corruptions(path: Path) -> None:
-        reports = [files("evaluate-robustness", index) for index in (0, indexes[-1])]
+        reports = [files("evaluate-robustness", index) for index in (0, champion(document) or indexes[-1])]
         pictures.corruption_bars(path, *map(gallery.corruption_errors, reports))
 
     def confidence(path: Path, index: int) -> None:
         pictures.confidence_histogram(path, *gallery.confidences(files("filter-and-balance", index)))
 
     def examples(path: Path, index: int) -> None:
-        groups = gallery.examples(files("prepare-dataset", 0), files("filter-and-balance", index))
+        selection = files("filter-and-balance", index)
+        groups = gallery.examples(files.index(), selection, files.image, pictures.GALLERY_CLASSES)
         pictures.pseudo_label_gallery(path, groups)
 
     indexes = [entry["index"] for entry in document["generations"]]
     makers: dict[str, Callable[[Path], None]] = {ACCURACY: partial(pictures.accuracy_by_generation, document=document)}
-    if indexes:
+    if indexes and document["first_teacher"]["mean_corruption_error"] is not None:
         makers["corruption_errors"] = corruptions
     for index in indexes:
         makers[f"confidence_histogram-g{index}"] = partial(confidence, index=index)
         makers[f"pseudo_labels-g{index}"] = partial(examples, index=index)
-    return {title: file for title, make in makers.items() if (file := _made(title, make, folder)) is not None}
+    made = {title: folder / f"{title}.png" for title in makers}
+    for title, make in makers.items():
+        _tried(f"picture {title}", partial(make, made[title]))
+    return {title: path for title, path in made.items() if path.exists()}
 
 
-def _made(title: str, make: Callable[[Path], None], folder: Path) -> Path | None:
-    path = folder / f"{title}.png"
+def _tried(what: str, make: Callable[[], T]) -> T | None:
+    """What `make` gives; None with a warning when it fails: the run is done and has to end well."""
     try:
-        make(path)
-    except Exception as error:  # whatever a drawing library raises: the run is done and must end well
-        get_run_logger().warning("picture %s could not be made: %s: %s", title, type(error).__name__, error)
+        return make()
+    except Exception as error:  # whatever a drawing library raises
+        get_run_logger().warning("%s could not be made: %s: %s", what, type(error).__name__, error)
         return None
-    return path

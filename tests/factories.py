@@ -1,10 +1,16 @@
 """What tests of several stages build alike."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
 from ns_core.config import Augmentation, ComputeConfig
+from ns_core.data.index import CLASSES, INDEX, DatasetIndex, IndexRow, write_classes, write_index
 from ns_core.stage import ResumeFolder, StageContext
 from ns_core.storage import open_storage
 
@@ -57,3 +63,46 @@ def training_context(tmp_path: Path, **inputs: Path) -> StageContext:
     context = stage_context(tmp_path, inputs)
     context.compute = ComputeConfig(device="cpu", threads=1, loader_workers=1)
     return context
+
+
+def pool_without_pictures(folder: Path, images: int, classes: int) -> Path:
+    """A dataset folder whose index has `images` rows in the pool, 25 a shard, and one labelled row; no shards."""
+
+    def row(number: int) -> IndexRow:
+        key = f"image-{number:04d}"
+        return IndexRow(
+            key=key,
+            split="pool" if number else "labeled",
+            shard=f"pool-{number // 25:06d}.tar" if number else "labeled-000000.tar",
+            offset=512 + 4096 * (number % 25),
+            size=1000 + number,
+            label=None if number else 0,
+            width=32,
+            height=32,
+            sha256=hashlib.sha256(key.encode()).hexdigest(),
+            path=f"{key}.png",
+        )
+
+    folder.mkdir(parents=True)
+    write_index(folder / INDEX, map(row, range(images + 1)))
+    write_classes(folder / CLASSES, [f"class {label}" for label in range(classes)])
+    return folder
+
+
+def hashed_probabilities(keys: NDArray[np.object_], classes: int) -> NDArray[np.float32]:
+    """float32[N,C] drawn from the hash of each key: the same on every machine and for every numpy."""
+    digests = [hashlib.sha256(f"probability {key}".encode()).digest()[:classes] for key in keys]
+    scores = np.array([list(digest) for digest in digests], np.int64) ** 4 + 1
+    return (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def label_folder(folder: Path, dataset: Path, probabilities: NDArray[np.float32]) -> Path:
+    """The pseudo-labels of a dataset's pool as infer-unlabeled leaves them. probabilities: float32[N,C]."""
+    from ns_core.inference.infer_unlabeled import label_file, label_table
+
+    pool = DatasetIndex.load(dataset).split("pool")
+    folder.mkdir(parents=True)
+    for code, shard in enumerate(pool.shard_names):
+        members = np.flatnonzero(pool.shard_codes == code)
+        pq.write_table(label_table(pool, members, probabilities[members]), folder / label_file(shard))
+    return folder

@@ -8,7 +8,10 @@ of the stage is bumped where a result changes its meaning. Each file is the JSON
 import json
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pydantic import JsonValue
 
@@ -66,7 +69,55 @@ def fingerprints() -> JsonValue:
     return document
 
 
-GOLDENS: dict[str, Callable[[], JsonValue]] = {"fingerprints.json": fingerprints}
+def selection() -> JsonValue:
+    """What filter-and-balance makes of 80 labels drawn from hashes: result, `[key, copies]`, `[key, reason]`.
+
+    Without pictures or random generators, so that the table is the same on every machine.
+    """
+    import pyarrow.parquet as pq
+
+    from ns_core.data.index import DatasetIndex
+    from ns_core.selection.filter_and_balance import run
+    from tests.factories import hashed_probabilities, label_folder, pool_without_pictures, stage_context
+
+    with TemporaryDirectory() as folder:
+        dataset = pool_without_pictures(Path(folder) / "dataset", images=80, classes=4)
+        scores = hashed_probabilities(DatasetIndex.load(dataset).split("pool").keys, classes=4)
+        labels = label_folder(Path(folder) / "labels", dataset, scores)
+        context = stage_context(Path(folder) / "stage", {"dataset": dataset, "pseudo_labels": labels})
+        with redirect_stdout(StringIO()):
+            result = run(SelectConfig(threshold=0.6, per_class=9, max_copies=2, seed=3), context)
+        selected = pq.read_table(context.output / "selection.parquet").to_pylist()
+        dropped = pq.read_table(context.output / "dropped.parquet").to_pylist()
+    # A float32 mean depends on how wide the CPU adds.
+    result["mean_confidence"] = round(float(str(result["mean_confidence"])), 5)
+    return {
+        "result": result,
+        "selected": [[row["key"], row["copies"]] for row in selected],
+        "dropped": [[row["key"], row["reason"]] for row in dropped],
+    }
+
+
+def losses() -> JsonValue:
+    """Loss of each of 20 updates of a small teacher on the digits, one thread."""
+    from ns_core.data import prepare
+    from ns_core.training import train_teacher
+    from tests.factories import TINY, TINY_MODEL, stage_context, training_context
+
+    with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+        dataset = stage_context(Path(folder) / "dataset")
+        prepare.run(DataConfig(holdout_images=60, test_images=100), dataset)
+        context = training_context(Path(folder) / "teacher", dataset=dataset.output)
+        settings = {**TINY, "steps": 20, "epoch_steps": 1, "image_size": 32, "seed": 5}
+        train_teacher.run(TeacherConfig(model=TINY_MODEL, **settings), context)
+    return [point["value"] for point in context.history if point["key"] == "train/loss"]
+
+
+GOLDENS: dict[str, Callable[[], JsonValue]] = {
+    "fingerprints.json": fingerprints,
+    "selection.json": selection,
+    "losses.json": losses,
+}
 """File -> the function that computes it. One that needs torch imports it when called."""
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ns_core.artifacts import localize
+from ns_core.artifacts import find, localize
 from ns_core.errors import StageFailed
 from ns_core.storage import Storage, open_storage
 from ns_core.storage.local import LocalStorage
@@ -41,16 +41,22 @@ def test_files_of_a_bucket_are_copied_once_and_checked(storage: Storage, tmp_pat
     assert contents(localize(bucket, made, tmp_path / "cache")) == FILES
 
 
-def test_a_copy_that_arrives_changed_is_refused(storage: Storage, tmp_path: Path) -> None:
+def test_a_copy_that_arrives_changed_is_refused_and_its_artifact_set_aside(
+    storage: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     made = committed(storage, tmp_path / "output")
     weights = storage.local_path(f"{made.prefix}/weights/model.safetensors")
     assert weights is not None
     flip(weights)
-    with pytest.raises(StageFailed, match=r"weights/model\.safetensors arrived with another sha256"):
-        localize(Bucket(tmp_path / "store"), made, tmp_path / "cache")
+    bucket = Bucket(tmp_path / "store")
+    assert find(bucket, PATHS) == made, "in a bucket, looking compares sizes alone"
+    with pytest.raises(StageFailed, match=f"{made.prefix} is damaged: run the same command again"):
+        localize(bucket, made, tmp_path / "cache")
+    assert "weights/model.safetensors arrived with another sha256" in caplog.text
     assert not [path for path in (tmp_path / "cache").rglob("*") if "safetensors" in path.name]
-    flip(weights)
-    assert contents(localize(Bucket(tmp_path / "store"), made, tmp_path / "cache")) == FILES
+    assert find(bucket, PATHS) is None
+    again = committed(bucket, tmp_path / "output")
+    assert contents(localize(bucket, again, tmp_path / "cache")) == FILES
 
 
 def test_a_copy_whose_check_was_cut_off_is_not_trusted(storage: Storage, tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def long_work(tmp_path: Path) -> WorkerSpec:
 
 
 @pytest.fixture(autouse=True)
-def _no_worker_is_left() -> Iterator[None]:
+def _no_worker_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where those that are killed leave their scratch
     yield
     assert workers_of(os.getpid()) == []
 

@@ -1,0 +1,225 @@
+"""The report: what its sentences claim, and that both forms hold every figure and no foreign markup."""
+
+import base64
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from ns_core.evaluation.report import (
+    ACCURACY,
+    caption,
+    champion,
+    change,
+    figures_of,
+    headline,
+    percent,
+    render_html,
+    render_markdown,
+    teacher_of,
+)
+from tests.example_document import example_document, supervised_document
+
+HOSTILE = '<script src="https://evil.example/x.js">|`*_a_*[b](https://evil.example)\n# c'
+
+
+class Page(HTMLParser):
+    """What an HTML page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.rows: list[list[str]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes another"
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def markdown_rows(text: str) -> list[list[str]]:
+    """Cells of every table line, the rules between heads and body left out."""
+    lines = [line for line in text.splitlines() if re.match(r"\|.*[^|: -]", line)]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def with_verdicts(*verdicts: str) -> dict[str, Any]:
+    """The example with other verdicts, one a generation."""
+    document = example_document()
+    for entry, verdict in zip(document["generations"], verdicts, strict=True):
+        entry["gate"]["verdict"] = verdict
+    return document
+
+
+def many_generations(count: int) -> dict[str, Any]:
+    document = example_document()
+    one, stages = document["generations"][0], document["stages"][3:8]
+    document["generations"] = [{**one, "index": index} for index in range(1, count + 1)]
+    later = range(4, count + 1)
+    document["stages"] += [{**stage, "generation": index} for index in later for stage in stages]
+    return document
+
+
+def test_the_teacher_of_a_generation_is_the_last_student_that_was_promoted() -> None:
+    document = example_document()
+    assert [teacher_of(document, generation) for generation in (1, 2, 3)] == [0, 1, 1]
+    assert champion(document) == 3
+    assert figures_of(document, 0) == document["first_teacher"]
+
+
+def test_the_headline_compares_the_model_that_stands_with_the_first_teacher() -> None:
+    assert headline(example_document()) == (
+        "The student of generation 3 gained 7.5 points over the first teacher on the test split: 93.2 % after 85.8 %."
+    )
+    assert headline(with_verdicts("promote", "keep-teacher", "stop")).startswith(
+        "The student of generation 1 gained 5.2 points"
+    )
+
+
+def test_the_headline_doubts_a_gain_whose_interval_holds_zero() -> None:
+    sure = headline({**example_document(), "test_gain_interval": [0.04, 0.11]})
+    assert "(95 % interval +4.0 to +11.0)" in sure
+    assert "chance" not in sure
+    assert "may be chance" in headline({**example_document(), "test_gain_interval": [-0.01, 0.11]})
+
+
+def test_the_headline_claims_no_gain_where_no_student_was_promoted() -> None:
+    text = headline(with_verdicts("keep-teacher", "keep-teacher", "stop"))
+    assert "gained" not in text
+    assert "No student replaced the first teacher" in text
+    assert "85.8 %" in text
+    assert "93.2 %" in text
+
+
+def test_the_headline_of_a_run_without_generations_or_figures() -> None:
+    assert headline(supervised_document()) == ("Supervised only: the first teacher reached 85.8 % on the test split.")
+    unmeasured = example_document()
+    unmeasured["first_teacher"]["test_top1"] = None
+    assert "not measured" in headline(unmeasured)
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (0.045, "gained 4.5 points over"),
+        (-0.005, "lost 0.5 points against"),
+        (0.0004, "gained nothing over"),
+        (-0.0004, "gained nothing over"),
+    ],
+)
+def test_a_change_in_words(gain: float, words: str) -> None:
+    assert change(gain) == words
+
+
+def test_shares_as_percent() -> None:
+    assert percent(0.9333) == "93.3 %"
+    assert percent(0.9333, [0.9, 0.95]) == "93.3 % (90.0-95.0)"
+    assert percent(None, [0.9, 0.95]) == "-"
+
+
+def test_both_forms_show_each_teacher_and_student_with_all_figures() -> None:
+    document = example_document()
+    document["generations"][0]["student"]["test_interval"] = [0.878, 0.934]
+    measured = ["ns_efficientnet_s", "90.3 %", "91.0 % (87.8-93.4)", "0.052", "30.1 %", "22.2 %"]
+    wanted = [
+        ["1", "teacher", "ns_efficientnet_xs", "85.0 %", "85.8 %", "0.071", "41.2 %", "11.0 %", "", ""],
+        ["1", "student", *measured, "812 / 1,100", "promote"],
+        ["3", "teacher", *measured, "", ""],
+    ]
+    for rows in (Page(render_html(document, {})).rows, markdown_rows(render_markdown(document))):
+        for row in wanted:
+            assert row in rows
+
+
+def test_both_forms_give_the_reason_of_each_verdict() -> None:
+    document = example_document()
+    page, text = Page(render_html(document, {})), render_markdown(document)
+    for entry in document["generations"]:
+        assert f"Generation {entry['index']}: {entry['gate']['reason']}" in page.words
+        assert f"- Generation {entry['index']}: {entry['gate']['reason']}" in text.splitlines()
+
+
+def test_both_forms_list_every_stage_and_their_sum() -> None:
+    document = example_document()
+    for rows in (Page(render_html(document, {})).rows, markdown_rows(render_markdown(document))):
+        table = rows[next(number for number, row in enumerate(rows) if row[0] == "stage") + 1 :]
+        assert len(table) == len(document["stages"]) + 1
+        assert table[0] == ["prepare-dataset", "cached", document["stages"][0]["fingerprint"][:12], "0", "0.2"]
+        assert table[-1] == ["all", "2 of 18 cached", "", "", "193.2"]
+
+
+def test_both_forms_say_what_test_and_corruption_figures_are_not_for() -> None:
+    for text in (render_html(example_document(), {}), render_markdown(example_document())):
+        assert "The test split is for this report only" in text
+        assert "not comparable with published mCE" in text
+
+
+def test_a_run_without_generations_has_one_row_and_dashes_for_what_was_not_measured() -> None:
+    document = supervised_document()
+    row = ["0", "first teacher", "ns_efficientnet_xs", "85.0 %", "85.8 %", "0.071", "-", "-", "", ""]
+    for rows in (Page(render_html(document, {})).rows, markdown_rows(render_markdown(document))):
+        assert rows[1] == row
+        assert rows[2][0] == "stage"
+
+
+def test_the_page_is_whole_and_asks_for_nothing_from_elsewhere() -> None:
+    page = Page(render_html(example_document(), {ACCURACY: b"png", "confidence_histogram-g1": b"\x00"}))
+    assert not page.open, "every tag is closed"
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert not re.search(r"url\(|@import|https?:", render_html(example_document(), {}))
+
+
+def test_pictures_are_inside_the_page_with_accuracy_first() -> None:
+    pictures = {"confidence_histogram-g1": b"first given", ACCURACY: b"first shown"}
+    page = Page(render_html(example_document(), pictures))
+    held = [base64.b64decode(link.partition(",")[2]) for link in page.links]
+    assert held == [b"first shown", b"first given"]
+    assert page.words.count("Confidence histogram, generation 1") == 1
+    assert caption(ACCURACY) == "Accuracy by generation"
+
+
+def hostile_document() -> dict[str, Any]:
+    document = example_document()
+    document["recipe"] = document["run_id"] = document["first_teacher"]["model"] = HOSTILE
+    document["generations"][0]["gate"]["reason"] = document["stages"][0]["stage"] = HOSTILE
+    return document
+
+
+def test_names_cannot_bring_markup_into_the_page() -> None:
+    clean, page = Page(render_html(example_document(), {})), Page(render_html(hostile_document(), {}))
+    assert page.tags == clean.tags
+    assert page.links == clean.links
+    assert HOSTILE in "".join(page.words)
+
+
+def test_names_cannot_bring_markup_into_markdown() -> None:
+    clean, text = render_markdown(example_document()), render_markdown(hostile_document())
+    assert len(text.splitlines()) == len(clean.splitlines())
+    assert [len(row) for row in markdown_rows(text)] == [len(row) for row in markdown_rows(clean)]
+    assert not re.search(r"(?<!\\)[<>`*\[]", text)
+    assert r"\_a\_" in text
+    assert "ns_efficientnet_m" in text, "an underscore inside a word means nothing to Markdown and stays"
+
+
+def test_the_markdown_of_the_longest_run_fits_into_a_prefect_artifact() -> None:
+    assert len(render_markdown(many_generations(50)).encode()) < 50_000

@@ -9,6 +9,10 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ns_core.config import Recipe
 
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -106,13 +110,18 @@ def _home_and_store(options: argparse.Namespace) -> tuple[Path, str]:
     return home, options.store or environment.default_store(home)
 
 
-def _run(options: argparse.Namespace) -> int:
-    from flows.live import print_summary, view
+def _chosen(options: argparse.Namespace) -> "Recipe":
     from flows.recipes import recipe
-    from flows.start import start
 
     assignments = [*options.set, *([] if options.seed is None else [f"seed={options.seed}"])]
-    chosen = recipe(options.recipe).override(assignments)
+    return recipe(options.recipe).override(assignments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from flows.live import print_summary, view
+    from flows.start import start
+
+    chosen = _chosen(options)
     home, store = _home_and_store(options)
     with view(sys.stderr) as listener:
         result = start(chosen, store, home, listener)
@@ -125,11 +134,9 @@ def _run(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> int:
     from flows.live import view
-    from flows.recipes import recipe
     from flows.start import prepare
 
-    assignments = [*options.set, *([] if options.seed is None else [f"seed={options.seed}"])]
-    chosen = recipe(options.recipe).override(assignments)
+    chosen = _chosen(options)
     home, store = _home_and_store(options)
     with view(sys.stderr) as listener:
         document = prepare(chosen, store, home, listener)

@@ -28,6 +28,7 @@ from ns_core.config import (
     TeacherConfig,
 )
 from ns_core.errors import StageFailed, UserError
+from ns_core.fingerprint import stage_fingerprint
 from ns_core.launch.spec import WorkerSpec
 from ns_core.provenance import collect
 from ns_core.settings import StageConfig
@@ -72,6 +73,11 @@ def run(spec: WorkerSpec, stopping: Callable[[], bool]) -> artifacts.Record:
     started = time.monotonic()
     config_type, module = STAGES[spec.stage]
     config = config_type.model_validate(spec.config)
+    if stage_fingerprint(config, spec.inputs_by_fingerprint()) != spec.fingerprint:
+        raise UserError(
+            f"{spec.stage}: this worker's code gives its settings another fingerprint than the orchestrator's: "
+            "run both from the same version"
+        )
     storage = open_storage(spec.store)
     paths = artifacts.Paths(spec.stage, spec.fingerprint)
     attempt = artifacts.new_attempt()

@@ -93,7 +93,8 @@ def hashed_probabilities(keys: NDArray[np.object_], classes: int) -> NDArray[np.
     """float32[N,C] drawn from the hash of each key: the same on every machine and for every numpy."""
     digests = [hashlib.sha256(f"probability {key}".encode()).digest()[:classes] for key in keys]
     scores = np.array([list(digest) for digest in digests], np.int64) ** 4 + 1
-    return (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+    probabilities: NDArray[np.float32] = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities
 
 
 def label_folder(folder: Path, dataset: Path, probabilities: NDArray[np.float32]) -> Path:

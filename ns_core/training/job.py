@@ -9,7 +9,7 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from ns_core.config import Augmentation, TrainConfig
+from ns_core.config import Augmentation, StudentConfig, TeacherConfig, TrainConfig
 from ns_core.data.index import DatasetIndex, ShardReader
 from ns_core.data.loader import JointLoader
 from ns_core.data.randaugment import RandAugment
@@ -17,7 +17,7 @@ from ns_core.data.rows import ImageSource, Rows, eval_batches, one_hot, rows_of
 from ns_core.data.transforms import TrainView
 from ns_core.errors import UserError
 from ns_core.models.checkpoint import ModelCard, save_checkpoint
-from ns_core.models.factory import drop_paths
+from ns_core.models.factory import create_network, drop_paths
 from ns_core.models.predict import Predictor, set_threads
 from ns_core.stage import StageContext
 from ns_core.training.losses import LossForm
@@ -84,6 +84,21 @@ def train_view(augmentation: Augmentation, size: int) -> TrainView:
     noise = augmentation
     randaugment = RandAugment(noise.randaugment_ops, noise.randaugment_magnitude) if noise.randaugment_ops else None
     return TrainView(size, noise.min_area, noise.max_area, noise.hflip, noise.pad, randaugment)
+
+
+def fresh_network(config: TeacherConfig | StudentConfig, class_names: tuple[str, ...]) -> tuple[nn.Module, ModelCard]:
+    """A network that starts from new weights with the configuration's noise, and its card."""
+    noise = (config.dropout, config.stochastic_depth, config.bn_momentum)
+    network = create_network(config.model, len(class_names), *noise)
+    require_branches(network, config.model, config)
+    card = ModelCard(
+        model=config.model,
+        class_names=class_names,
+        train_size=config.image_size,
+        test_size=config.image_size,
+        crop_pct=config.crop_pct,
+    )
+    return network, card
 
 
 def require_branches(network: nn.Module, model: str, config: TrainConfig) -> None:

@@ -4,11 +4,9 @@ from pydantic import JsonValue
 
 from ns_core.config import TeacherConfig
 from ns_core.data.loader import JointLoader
-from ns_core.models.checkpoint import ModelCard
-from ns_core.models.factory import create_network
 from ns_core.models.predict import choose_device
 from ns_core.stage import StageContext
-from ns_core.training.job import Images, Job, finish, require_branches, seed_worker, train_view
+from ns_core.training.job import Images, Job, finish, fresh_network, seed_worker, train_view
 from ns_core.training.trainer import Trainer
 
 
@@ -17,17 +15,7 @@ def run(config: TeacherConfig, context: StageContext) -> dict[str, JsonValue]:
     images = Images.open(context.inputs["dataset"])
     device = choose_device(context.compute.device)
     seed_worker(config.seed, context.compute.threads)
-    card = ModelCard(
-        model=config.model,
-        class_names=tuple(images.index.class_names),
-        train_size=config.image_size,
-        test_size=config.image_size,
-        crop_pct=config.crop_pct,
-    )
-    network = create_network(
-        config.model, len(card.class_names), config.dropout, config.stochastic_depth, config.bn_momentum
-    )
-    require_branches(network, config.model, config)
+    network, card = fresh_network(config, tuple(images.index.class_names))
     rows = images.labelled(config.label_smoothing)
     view = train_view(config.augmentation, config.image_size)
     loader = JointLoader(images.source, view, [(rows, config.batch_size)], config.seed)

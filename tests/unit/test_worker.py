@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from ns_core.artifacts import Paths, Record, find, localize
+from ns_core.config import DataConfig
 from ns_core.launch.spec import InputReference, WorkerSpec
 from ns_core.stage import MARK
 from ns_core.storage import open_storage
 from ns_core.worker import STAGES
-from tests.worker_specs import digits_spec, pictures_spec, teacher_spec
+from tests.worker_specs import digits_spec, pictures_spec, spec_of, teacher_spec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIGHT = (
@@ -134,15 +135,24 @@ def test_a_persons_mistake_is_status_2_with_the_message_as_an_event(tmp_path: Pa
 
 
 def test_a_missing_input_is_status_1_and_leaves_nothing(tmp_path: Path) -> None:
-    spec = digits_spec(str(tmp_path / "store"))
     lost = {"dataset": InputReference(stage="prepare-dataset", fingerprint="e" * 64)}
-    worker = Worker(tmp_path, spec.model_copy(update={"inputs": lost}))
+    worker = Worker(tmp_path, spec_of(DataConfig(), str(tmp_path / "store"), lost, {}))
     status, lines = worker.end()
     assert status == 1
     (failure,) = events(lines, "failure")
     assert failure["kind"] == "stage"
     assert failure["message"] == "input 'dataset' (prepare-dataset/eeeeeeeeeeee) is not in the store"
     assert not list((tmp_path / "store").rglob("*"))
+
+
+def test_a_worker_of_another_version_refuses(tmp_path: Path) -> None:
+    spec = digits_spec(str(tmp_path / "store"))
+    worker = Worker(tmp_path, spec.model_copy(update={"fingerprint": "f" * 64}))
+    status, lines = worker.end()
+    assert status == 2
+    (failure,) = events(lines, "failure")
+    assert "run both from the same version" in str(failure["message"])
+    assert files(worker.spec) == []
 
 
 def test_a_defect_is_status_1_with_its_name_and_a_traceback(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ import psutil
 import pytest
 
 from ns_core.artifacts import Paths, find
+from ns_core.config import DataConfig
 from ns_core.errors import StageFailed, UserError
 from ns_core.launch import local
 from ns_core.launch.local import run_worker
 from ns_core.launch.spec import WorkerSpec
 from ns_core.storage import open_storage
-from tests.worker_specs import digits_spec, pictures_spec, reference
+from tests.worker_specs import digits_spec, pictures_spec, reference, spec_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DEADLINE_S = 30.0
@@ -99,7 +100,7 @@ def test_log_lines_arrive_and_a_failure_tells_its_cause(spec: WorkerSpec) -> Non
     broken.write_text("{}", encoding="utf-8")
     lines: list[str] = []
     with pytest.raises(StageFailed, match=r"^prepare-dataset: input 'dataset' \(.*\) is not in the store$"):
-        run_worker(spec.model_copy(update={"inputs": {"dataset": reference(spec)}}), lines.append, silent)
+        run_worker(spec_of(DataConfig(), spec.store, {"dataset": reference(spec)}, {}), lines.append, silent)
     assert "its record cannot be read" in lines[0], "a log line of the work"
     assert lines[-1].startswith("ns_core.errors.StageFailed: "), "and the traceback, for who reads the log"
 

@@ -70,7 +70,7 @@ FINETUNE = BASE | {
 
 
 def digits() -> Recipe:
-    """scikit-learn's digits, 5 labels a class, two generations: about 2 minutes on 2 cores."""
+    """scikit-learn's digits, 5 labels a class, two generations: about 2.5 minutes on 2 cores."""
     return Recipe(
         name="digits",
         description="scikit-learn's handwritten digits, 5 labels a class, two generations",

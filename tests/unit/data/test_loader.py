@@ -14,6 +14,7 @@ import pytest
 from ns_core.data.images import decode
 from ns_core.data.index import DatasetIndex, ShardReader
 from ns_core.data.loader import Batch, JointLoader, View
+from ns_core.data.order import StreamOrder
 from ns_core.data.randaugment import RandAugment
 from ns_core.data.rows import Image, ImageSource, Rows, eval_batches, one_hot, rows_of
 from ns_core.data.transforms import TrainView, eval_view
@@ -74,6 +75,18 @@ def test_every_step_has_the_exact_ratio_and_labelled_images_first(
         for place, key in enumerate(batch.keys):
             stream, row = index[key]
             assert np.array_equal(batch.targets[place], (labelled if stream == "labelled" else pseudo).targets[row])
+
+
+def test_step_t_takes_the_positions_from_t_times_the_images_a_step_of_each_stream(
+    source: ImageSource, labelled: Rows, pseudo: Rows
+) -> None:
+    loader = _joint(source, labelled, pseudo, seed=5)
+    for step in (0, 1, 200):
+        expected = []
+        for stream, (rows, count) in enumerate([(labelled, LABELLED), (pseudo, PSEUDO)]):
+            order = StreamOrder(len(rows), 5, stream).rows(np.arange(step * count, (step + 1) * count))
+            expected += [rows.keys[row] for row in order]
+        assert loader.batch(step).keys == expected
 
 
 def test_batches_are_the_same_bytes_for_1_2_and_4_threads_and_from_any_start(

@@ -1,17 +1,23 @@
-"""What every test may use: one compute thread, and a small dataset artifact that is made once a session."""
+"""What every test may use: one compute thread, unhurried examples, and a small dataset made once a session."""
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ns_core.config import DataConfig
 from tests.factories import stage_context
 
 
 def pytest_configure() -> None:
-    """Before torch is loaded: two OpenMP threads beside a busy core are 30 times slower than one."""
+    """Before torch is loaded: two OpenMP threads beside a busy core are 30 times slower than one.
+
+    Nor does a busy core make an example of hypothesis fail for taking longer than the one before.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    settings.register_profile("unhurried", deadline=None)
+    settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ def _p_value(counts: NDArray[np.int64], degrees: int) -> float:
     return float(chi2.sf(((counts - expected) ** 2 / expected).sum(), degrees))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(n=st.integers(1, 5000), key=st.lists(WORD, min_size=1, max_size=4))
 def test_a_permutation_is_a_bijection(n: int, key: list[int]) -> None:
     assert np.array_equal(np.sort(_rows(n, *key)), np.arange(n))

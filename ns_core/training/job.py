@@ -15,7 +15,7 @@ from ns_core.data.loader import JointLoader
 from ns_core.data.randaugment import RandAugment
 from ns_core.data.rows import ImageSource, Rows, eval_batches, one_hot, rows_of
 from ns_core.data.transforms import TrainView
-from ns_core.errors import UserError
+from ns_core.errors import StageFailed, UserError
 from ns_core.models.checkpoint import ModelCard, save_checkpoint
 from ns_core.models.factory import create_network, drop_paths
 from ns_core.models.predict import Predictor, set_threads
@@ -110,7 +110,9 @@ def require_branches(network: nn.Module, model: str, config: TrainConfig) -> Non
 
 
 def finish(job: Job, network: nn.Module, context: StageContext) -> dict[str, JsonValue]:
-    """Writes the checkpoint and returns the record's result."""
+    """Writes the checkpoint and returns the record's result. Raises `StageFailed` for weights that are not finite."""
+    if broken := [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]:
+        raise StageFailed(f"training ended with weights that are not finite, first in {broken[0]}: lower the lr")
     save_checkpoint(context.output, network, job.card)
     return {
         "model": job.card.model,

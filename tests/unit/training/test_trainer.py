@@ -18,7 +18,7 @@ from ns_core.models.checkpoint import WEIGHTS, ModelCard, load_checkpoint
 from ns_core.models.factory import create_network, drop_paths
 from ns_core.stage import StageContext, Stopped
 from ns_core.training import train_teacher
-from ns_core.training.job import Images, Job, seed_worker, train_view
+from ns_core.training.job import Images, Job, finish, seed_worker, train_view
 from ns_core.training.schedule import learning_rate
 from ns_core.training.trainer import CHECKPOINT, Trainer
 from tests.factories import TINY, TINY_MODEL, training_context
@@ -215,6 +215,15 @@ def test_training_learns_the_images_it_is_shown(digits_folder: Path, tmp_path: P
     top1 = train_teacher.run(config, context)["holdout_top1"]
     assert isinstance(top1, float)
     assert top1 > 0.5
+
+
+def test_weights_that_are_not_finite_at_the_end_are_no_checkpoint(digits_folder: Path, tmp_path: Path) -> None:
+    context = training_context(tmp_path, dataset=digits_folder)
+    trainer = _trainer(_config(), context)
+    torch.nn.init.constant_(next(trainer.average.network.parameters()), math.nan)
+    with pytest.raises(StageFailed, match="not finite"):
+        finish(trainer.job, trainer.average.network, context)
+    assert not (context.output / WEIGHTS).exists()
 
 
 def _no_dropout(trainer: Trainer) -> None:

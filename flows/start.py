@@ -31,7 +31,7 @@ def run_id(recipe: str) -> str:
 
 def start(recipe: Recipe, store: str, home: Path, listener: Listener) -> "RunResult":
     """Runs the recipe to its end. Raises `UserError` or `StageFailed`."""
-    run = _ready(recipe, store, home)
+    run = _ready(recipe, store, home, listener)
     from flows.noisy_student import noisy_student
 
     quiet_console()
@@ -41,7 +41,7 @@ def start(recipe: Recipe, store: str, home: Path, listener: Listener) -> "RunRes
 
 def prepare(recipe: Recipe, store: str, home: Path, listener: Listener) -> dict[str, Any]:
     """Makes the recipe's dataset alone; its fingerprint, place, state and counts."""
-    run = _ready(recipe, store, home)
+    run = _ready(recipe, store, home, listener)
     from flows.prepare import prepare_data
 
     quiet_console()
@@ -50,7 +50,7 @@ def prepare(recipe: Recipe, store: str, home: Path, listener: Listener) -> dict[
     return {**watch.ledger[0].model_dump(mode="json"), "result": dataset.result}
 
 
-def _ready(recipe: Recipe, store: str, home: Path) -> "Run":
+def _ready(recipe: Recipe, store: str, home: Path, listener: Listener) -> "Run":
     """Checks the store and sets the environment of Prefect, which must not be imported before."""
     from flows.ui import running_api
 
@@ -61,6 +61,8 @@ def _ready(recipe: Recipe, store: str, home: Path) -> "Run":
     environment.prepare(home)
     if api := running_api(home):
         os.environ.setdefault("PREFECT_API_URL", api)
+    server = os.environ.get("PREFECT_API_URL", "")
+    listener.logged(f"Prefect: {server}" if server else "Prefect: starting a temporary server, about 10 s ...")
     from tasks.run import Run
 
     return Run(

@@ -1,8 +1,8 @@
 """The command line's manners: mistakes cost one line, help is quick, nothing is imported before its time."""
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ def command(tmp_path: Path) -> Command:
     return Command(tmp_path)
 
 
-def one_line(outcome: Outcome, *parts: str) -> None:
+def expect_one_line(outcome: Outcome, *parts: str) -> None:
     """A person's mistake: status 2, one line that has all `parts`, no traceback, nothing on standard output."""
     assert outcome.status == 2, outcome
     lines = [line for line in outcome.stderr.splitlines() if line.strip()]
@@ -49,15 +49,14 @@ def data(labelled: Path, pool: Path) -> list[str]:
     return ["--set", f"data.labeled={labelled}", "--set", f"data.unlabeled={pool}"]
 
 
-def test_help_is_there_in_under_half_a_second(command: Command) -> None:
-    best = 9.0
-    for _ in range(3):
-        started = time.monotonic()
-        outcome = command("--help")
-        best = min(best, time.monotonic() - started)
+def test_help_takes_less_than_half_a_second_of_cpu(command: Command) -> None:
+    before = os.times()
+    outcome = command("--help")
+    after = os.times()
     assert outcome.status == 0
     assert "run" in outcome.stdout
-    assert best < 0.5
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert spent < 0.5, "seconds of CPU, which other work on the machine does not lengthen"
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -82,19 +81,19 @@ def test_the_recipes_are_listed(command: Command) -> None:
 
 
 def test_an_unknown_recipe_names_the_nearest(command: Command) -> None:
-    one_line(command("run", "digit"), "no recipe 'digit'", "did you mean 'digits'?")
+    expect_one_line(command("run", "digit"), "no recipe 'digit'", "did you mean 'digits'?")
 
 
 def test_an_unknown_field_names_the_nearest(command: Command) -> None:
-    one_line(command("run", "digits", "--set", "student.ratoi=3"), "'ratoi'", "did you mean 'ratio'?")
+    expect_one_line(command("run", "digits", "--set", "student.ratoi=3"), "'ratoi'", "did you mean 'ratio'?")
 
 
 def test_an_unknown_section_names_the_nearest(command: Command) -> None:
-    one_line(command("run", "digits", "--set", "studnet.ratio=3"), "'studnet'", "did you mean 'student'?")
+    expect_one_line(command("run", "digits", "--set", "studnet.ratio=3"), "'studnet'", "did you mean 'student'?")
 
 
 def test_a_value_out_of_range_names_field_and_limit(command: Command) -> None:
-    one_line(
+    expect_one_line(
         command("run", "digits", "--set", "select.threshold=1.5"),
         "select.threshold",
         "less than or equal to 1",
@@ -102,35 +101,35 @@ def test_a_value_out_of_range_names_field_and_limit(command: Command) -> None:
 
 
 def test_a_setting_without_a_value_shows_how(command: Command) -> None:
-    one_line(command("run", "digits", "--set", "student.ratio"), "section.field=value")
+    expect_one_line(command("run", "digits", "--set", "student.ratio"), "section.field=value")
 
 
 def test_a_missing_folder_is_named(command: Command, tmp_path: Path) -> None:
     arguments = data(tmp_path / "nowhere", tmp_path)
-    one_line(command("run", "folder", *arguments), "data.labeled", str(tmp_path / "nowhere"), "does not exist")
+    expect_one_line(command("run", "folder", *arguments), "data.labeled", str(tmp_path / "nowhere"), "does not exist")
 
 
 def test_a_folder_that_was_not_given_is_asked_for(command: Command) -> None:
-    one_line(command("run", "folder"), "data.labeled", "--set data.labeled=FOLDER")
+    expect_one_line(command("run", "folder"), "data.labeled", "--set data.labeled=FOLDER")
 
 
 def test_a_folder_without_images_is_named(command: Command, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     (empty / "cat").mkdir(parents=True)
     (empty / "dog").mkdir()
-    one_line(command("run", "folder", *data(empty, tmp_path)), "data.labeled", "'cat'", "no image")
+    expect_one_line(command("run", "folder", *data(empty, tmp_path)), "data.labeled", "'cat'", "no image")
 
 
 def test_a_class_without_labelled_images_is_named(command: Command, folders: tuple[Path, Path]) -> None:
     labelled, pool = folders
     (labelled / "emu").mkdir()
-    one_line(command("run", "folder", *data(labelled, pool)), "'emu'", "no image")
+    expect_one_line(command("run", "folder", *data(labelled, pool)), "'emu'", "no image")
 
 
 def test_an_empty_pool_is_named(command: Command, folders: tuple[Path, Path], tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    one_line(command("run", "folder", *data(folders[0], empty)), "data.unlabeled", str(empty), "no image")
+    expect_one_line(command("run", "folder", *data(folders[0], empty)), "data.unlabeled", str(empty), "no image")
 
 
 def test_class_names_that_differ_between_splits_are_named(
@@ -140,14 +139,14 @@ def test_class_names_that_differ_between_splits_are_named(
     picture(tmp_path / "test" / "cat" / "1.png", 1)
     picture(tmp_path / "test" / "dgo" / "1.png", 2)
     outcome = command("run", "folder", *data(labelled, pool), "--set", f"data.test={tmp_path / 'test'}")
-    one_line(outcome, "data.test", "'dgo'", "did you mean 'dog'?")
+    expect_one_line(outcome, "data.test", "'dgo'", "did you mean 'dog'?")
 
 
 def test_a_store_that_cannot_be_written_is_named(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    one_line(command("run", "digits", "--store", str(tmp_path / "file" / "store")), str(tmp_path / "file"))
+    expect_one_line(command("run", "digits", "--store", str(tmp_path / "file" / "store")), str(tmp_path / "file"))
 
 
 def test_the_report_of_an_unknown_run_says_so(command: Command) -> None:
     outcome = command("report", "latest", "--store", str(command.folder / "store"))
-    one_line(outcome, "run")
+    expect_one_line(outcome, "run")

@@ -13,7 +13,7 @@ from tasks.observe import current
 from tasks.prepare_dataset import prepare_dataset
 from tasks.report import write_report
 from tasks.run import Run, StageCall
-from tasks.tracking import finish, log_generation, open_child, open_parent, promote
+from tasks.tracking import finish, log_generation, open_child, open_parent, register
 from tasks.train_teacher import train_teacher
 
 
@@ -47,7 +47,7 @@ def _generations(run: Run, recipe: Recipe) -> RunResult:
     first = train_teacher(call(own.teacher, dataset=dataset))
     first_report = evaluate_robustness(call(own.evaluate, dataset=dataset, checkpoint=first))
     log_generation(run, 0, {name: first_report.result.get(name) for name in FIGURES})
-    promote(run, mlflow_run, first, ["teacher-gen1", "champion"])
+    register(run, mlflow_run, first, ["teacher-gen1", "champion"])
 
     teacher: Teacher | Finetuned = first
     teacher_report, results = first_report, list[GenerationResult]()
@@ -56,7 +56,7 @@ def _generations(run: Run, recipe: Recipe) -> RunResult:
         results.append(result)
         if result.gate["verdict"] == "promote":
             teacher, teacher_report = result.student, result.student_report
-            promote(run, mlflow_run, teacher, [f"teacher-gen{index + 1}", "champion"])
+            register(run, mlflow_run, teacher, [f"teacher-gen{index + 1}", "champion"])
         if result.gate["verdict"] == "stop":
             break
     log_generation(run, 0, {name: teacher_report.result.get(name) for name in FIGURES}, "final")

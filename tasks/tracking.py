@@ -102,15 +102,11 @@ def record_stage(call: StageCall, outcome: StageOutcome, artifact: Artifact) -> 
         source = {"uri": outcome.uri}
         line.dataset(call.mlflow_run, call.stage, artifact.fingerprint, source, profile, context)
     if isinstance(artifact, Teacher | Finetuned):
-        weights = record.files["model.safetensors"].sha256
-        uri = f"{open_storage(call.run.store).uri}/{record.prefix}/model.safetensors"
-        params = {name: str(value) for name, value in artifact.result.items()}
-        alias = f"candidate-gen{call.generation}"
-        line.register(REGISTERED, call.mlflow_run, uri, weights, params, [alias])
+        register(call.run, call.mlflow_run, artifact, [f"candidate-gen{call.generation}"])
 
 
-def promote(run: Run, mlflow_run: str, checkpoint: Artifact, aliases: list[str]) -> None:
-    """Moves registry aliases (`champion`, `teacher-gen<N>`) to a checkpoint."""
+def register(run: Run, mlflow_run: str, checkpoint: Artifact, aliases: list[str]) -> None:
+    """Makes a checkpoint a version of the registered model, once, and moves aliases to it."""
     storage = open_storage(run.store)
     record = load(storage, checkpoint.paths)
     if record is not None and mlflow_run:

@@ -92,6 +92,17 @@ def test_mlflow_has_two_levels_and_the_registry_its_aliases(command: Command) ->
         assert database.execute("select count(*) from inputs").fetchone()[0] >= 2, "datasets are inputs"
 
 
+def test_prefect_shows_generations_as_subflows_and_the_workers_log_lines(command: Command) -> None:
+    with sqlite3.connect(command.home / "prefect" / "prefect.db") as database:
+        flows = database.execute("select name, parent_task_run_id is not null from flow_run").fetchall()
+        lines = database.execute(
+            "select count(*) from log where message like 'update 20/60:%' and task_run_id is not null"
+        )
+        assert ("generation-1", 1) in flows
+        assert [child for name, child in flows if name.startswith("digits_smoke-")] == [0, 0]
+        assert lines.fetchone()[0] == 1, "the teacher's line, once: the second run computed nothing"
+
+
 def test_the_pictures_are_there_for_people(command: Command, store: Path) -> None:
     (run,) = sorted((store / "runs").iterdir())[:1]
     assert {path.suffix for path in run.rglob("*") if path.is_file()} >= {".html", ".md", ".json", ".png"}

@@ -1,12 +1,23 @@
-"""The whole run: data, a first teacher, then generation after generation."""
+"""The whole run: data, a first teacher, then generation after generation.
+
+In: a recipe, which is all that a run's form in Prefect asks for; where things lie is told by `flows.place`.
+Out: a `RunResult`, and what the tasks left in the store, in MLflow and in Prefect.
+"""
 
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Failed
 
+from flows import place
 from flows.generation import generation
+from flows.recipes.digits import digits
 from flows.results import FIGURES, GenerationResult, RunResult
 from ns_core.artifacts import Artifact, Finetuned, Teacher
 from ns_core.config import Recipe
 from ns_core.data.sources import content_digest
+from ns_core.errors import UserError
 from ns_core.settings import StageConfig
 from tasks.evaluate_robustness import evaluate_robustness
 from tasks.observe import current
@@ -16,15 +27,39 @@ from tasks.run import Run, StageCall
 from tasks.tracking import finish, log_generation, open_child, open_parent, register
 from tasks.train_teacher import train_teacher
 
+DIGITS = digits()
 
-@flow(name="noisy-student", flow_run_name="{run.run_id}")
-def noisy_student(run: Run, recipe: Recipe) -> RunResult:
+
+def _name() -> str:
+    """The run's own name; for a run of a worker one that a retry gives again."""
+    run = place.given()
+    if run is not None:
+        return run.run_id
+    recipe: Recipe = flow_run.parameters["recipe"]
+    return place.run_id(recipe.name, flow_run.scheduled_start_time, str(flow_run.id)[-4:])
+
+
+@flow(name="noisy-student", flow_run_name=_name)
+def noisy_student(recipe: Recipe = DIGITS) -> RunResult | State[RunResult]:
     """Noisy Student training (Xie et al., CVPR 2020), from a dataset to a report.
 
+    A mistake that only shows in a worker ends its run with the line as the state's message, which is what a
+    person sees in Prefect's page; started from here, it is raised as `UserError`.
+
     Args:
-        run: where things lie
-        recipe: the whole experiment
+        recipe: the whole experiment; what differs from an earlier run is computed, the rest comes from the store
     """
+    run = place.given()
+    if run is not None:
+        return _tracked(run, recipe)
+    try:
+        return _tracked(place.in_worker(recipe, flow_run.name), recipe)
+    except UserError as error:
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))
+
+
+def _tracked(run: Run, recipe: Recipe) -> RunResult:
     run = open_parent(run, recipe)
     try:
         result = _generations(run, recipe)

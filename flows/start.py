@@ -13,10 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import environment
+from flows import environment, place
 from ns_core.config import Recipe
-from ns_core.data.folders import scan
-from ns_core.storage import open_storage, probe
 from tasks.observe import Listener, Watch, watching
 
 if TYPE_CHECKING:
@@ -26,17 +24,20 @@ if TYPE_CHECKING:
 
 def run_id(recipe: str) -> str:
     """A name for a run that sorts by time: `digits-20261122-221500-3fa9`."""
-    return f"{recipe}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return place.run_id(recipe, datetime.now(UTC), secrets.token_hex(2))
 
 
 def start(recipe: Recipe, store: str, home: Path, listener: Listener) -> "RunResult":
     """Runs the recipe to its end. Raises `UserError` or `StageFailed`."""
     run = _ready(recipe, store, home, listener)
     from flows.noisy_student import noisy_student
+    from flows.results import RunResult
 
     quiet_console()
-    with watching(Watch(listener=listener)), warnings_to(listener):
-        return noisy_student(run, recipe)
+    with watching(Watch(listener=listener)), warnings_to(listener), place.giving(run):
+        result = noisy_student(recipe)
+    assert isinstance(result, RunResult), "a run of this process raises what goes wrong"
+    return result
 
 
 def prepare(recipe: Recipe, store: str, home: Path, listener: Listener) -> dict[str, Any]:
@@ -54,25 +55,13 @@ def _ready(recipe: Recipe, store: str, home: Path, listener: Listener) -> "Run":
     """Checks the store and sets the environment of Prefect, which must not be imported before."""
     from flows.ui import running_api
 
-    if recipe.data.source == "folder":
-        scan(recipe.data)
-    storage = open_storage(store)
-    probe(storage)
+    storage = place.check(recipe, store)
     environment.prepare(home)
     if api := running_api(home):
         os.environ.setdefault("PREFECT_API_URL", api)
     server = os.environ.get("PREFECT_API_URL", "")
     listener.logged(f"Prefect: {server}" if server else "Prefect: starting a temporary server, about 10 s ...")
-    from tasks.run import Run
-
-    return Run(
-        run_id=run_id(recipe.name),
-        store=storage.uri,
-        home=str(home),
-        tracking_uri=environment.default_tracking(home),
-        experiment=environment.EXPERIMENT,
-        compute=recipe.compute,
-    )
+    return place.make(recipe, run_id(recipe.name), storage, home)
 
 
 @contextmanager

@@ -1,0 +1,258 @@
+"""A run from Prefect's page: a real server, a real process worker, the deployment of `deployments/prefect.yaml`."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from time import monotonic
+from typing import Any
+from unittest.mock import patch
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from flows import environment, place
+from flows.recipes.digits import digits, digits_smoke
+from ns_core.errors import UserError
+from tests.flows.command import Command
+
+ROOT = Path(__file__).parents[2]
+PREFECT = str(Path(sys.executable).with_name("prefect"))
+FILE = "deployments/prefect.yaml"
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+SMOKE = digits_smoke().model_dump(mode="json")
+NOWHERE = {"source": "folder", "labeled": "/nowhere", "unlabeled": "/nowhere"}
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A server that holds the deployment, and a worker that takes its runs."""
+
+    command: Command
+    api: httpx.Client
+    worker: "subprocess.Popen[bytes]"
+    deployment: dict[str, Any]
+
+    def submit(self, recipe: dict[str, Any]) -> httpx.Response:
+        """What the form's button sends."""
+        body = {"parameters": {"recipe": recipe}, "state": {"type": "SCHEDULED"}}
+        return self.api.post(f"/deployments/{self.deployment['id']}/create_flow_run", json=body)
+
+    def run(self, recipe: dict[str, Any]) -> dict[str, Any]:
+        """A run that has ended, as the server has it."""
+        reply = self.submit(recipe)
+        assert reply.status_code == 201, reply.text
+        return self.ended(reply.json()["id"])
+
+    def ended(self, run: str, seconds: float = 240.0) -> dict[str, Any]:
+        """Asks twice a second, and no longer than the worker lives."""
+        deadline = monotonic() + seconds
+        while monotonic() < deadline and self.worker.poll() is None:
+            found: dict[str, Any] = self.api.get(f"/flow_runs/{run}").json()
+            if found["state"]["type"] in ENDED:
+                return found
+            with suppress(subprocess.TimeoutExpired):
+                self.worker.wait(timeout=0.5)
+        log = (self.command.folder / "worker.log").read_text(encoding="utf-8")
+        pytest.fail(f"the run did not end; the worker's last words:\n{log[-4000:]}")
+
+    def runs(self, **filters: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.api.post("/flow_runs/filter", json=filters).json()
+        return found
+
+    def stages(self, run: dict[str, Any]) -> list[dict[str, Any]]:
+        """The ledger that the run left in the store."""
+        document = self.command.home / "store" / "runs" / run["name"] / "run.json"
+        stages: list[dict[str, Any]] = json.loads(document.read_text(encoding="utf-8"))["stages"]
+        return stages
+
+
+@contextmanager
+def stopped(process: "subprocess.Popen[Any]") -> Iterator[None]:
+    """The process and all that it started are gone after the block."""
+    try:
+        yield
+    finally:
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=30)
+        for left in family:
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """The three commands of deployments/README.md; the worker starts elsewhere than in the repository."""
+    command = Command(tmp_path_factory.mktemp("deployment"))
+    pages = command.start("ui", "--prefect-port", "0", "--mlflow-port", "0")
+    with stopped(pages):
+        assert pages.stdout is not None
+        address = f"{pages.stdout.readline().split()[-1]}/api"
+        settings = {
+            **command.environment(),
+            "PREFECT_API_URL": address,
+            "PREFECT_HOME": str(command.folder / "client"),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            # The checkout under test, wherever the installed package is.
+            "PYTHONPATH": f"{command.environment()['PYTHONPATH']}{os.pathsep}{ROOT}",
+        }
+        with (command.folder / "worker.log").open("wb") as log:
+            worker = subprocess.Popen(
+                [PREFECT, "worker", "start", "--pool", "ns-process", "--type", "process"],
+                cwd=command.folder,
+                env=settings,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # A worker that inherits an ignored SIGINT, as from a shell's `&`, never stops.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+        with stopped(worker), httpx.Client(base_url=address, trust_env=False, timeout=30) as api:
+            _wait_for_the_pool(api, worker)
+            deploy = [PREFECT, "deploy", "--all", "--prefect-file", FILE, "--no-prompt"]
+            made = subprocess.run(deploy, cwd=ROOT, env=settings, stdin=subprocess.DEVNULL, capture_output=True)
+            assert made.returncode == 0, (made.stdout + made.stderr).decode()
+            deployment = api.get("/deployments/name/noisy-student/campaign").json()
+            yield Deployed(command, api, worker, deployment)
+
+
+def _wait_for_the_pool(api: httpx.Client, worker: "subprocess.Popen[bytes]") -> None:
+    while api.get("/work_pools/ns-process").status_code != 200:
+        with suppress(subprocess.TimeoutExpired):
+            worker.wait(timeout=0.2)
+        assert worker.poll() is None, "the worker ended"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+class TestDeployed:
+    """In order: one store, one server, one worker."""
+
+    def test_the_form_asks_for_the_recipe_alone_and_is_filled_in(self, deployed: Deployed) -> None:
+        schema = deployed.deployment["parameter_openapi_schema"]
+        fields = schema["definitions"]["SelectConfig"]["properties"]
+
+        assert list(schema["properties"]) == ["recipe"]
+        assert schema["properties"]["recipe"]["default"] == digits().model_dump(mode="json")
+        assert "Lowest confidence that is kept" in fields["threshold"]["description"]
+
+    def test_runs_wait_for_each_other_and_pull_no_code(self, deployed: Deployed) -> None:
+        assert deployed.deployment["global_concurrency_limit"]["limit"] == 1
+        assert deployed.deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+        assert deployed.deployment["pull_steps"] == []
+        assert deployed.deployment["enforce_parameter_schema"]
+
+    def test_a_run_computes_every_stage_and_shows_its_generation(self, deployed: Deployed) -> None:
+        run = deployed.run(SMOKE)
+        assert run["state"]["type"] == "COMPLETED", run["state"]["message"]
+        assert re.fullmatch(r"digits_smoke-\d{8}-\d{6}-[0-9a-f]{4}", run["name"])
+        stages = deployed.stages(run)
+        assert [stage["state"] for stage in stages] == ["computed"] * 8
+        assert all((Path(stage["uri"]) / ".artifact.json").exists() for stage in stages)
+        (generation,) = deployed.runs(flow_runs={"name": {"any_": ["generation-1"]}})
+        assert generation["state"]["type"] == "COMPLETED"
+        assert generation["parent_task_run_id"]
+
+    def test_mlflow_knows_the_way_back_to_prefect(self, deployed: Deployed) -> None:
+        with sqlite3.connect(deployed.command.home / "mlflow.db") as database:
+            known = database.execute("select distinct value from tags where key = 'prefect.flow_run_id'").fetchall()
+        ids = {run["id"] for run in deployed.runs()}
+
+        assert known
+        assert {run for (run,) in known} <= ids
+
+    def test_the_same_parameters_again_compute_nothing(self, deployed: Deployed) -> None:
+        run = deployed.run(SMOKE)
+
+        assert run["state"]["type"] == "COMPLETED", run["state"]["message"]
+        assert [stage["state"] for stage in deployed.stages(run)] == ["cached"] * 8
+
+    @pytest.mark.parametrize(
+        ("section", "wrong"), [("select", {"threshold": 1.5}), ("student", {"ratoi": 3}), ("data", {"source": "disc"})]
+    )
+    def test_a_bad_value_is_refused_before_a_run_exists(
+        self, deployed: Deployed, section: str, wrong: dict[str, Any]
+    ) -> None:
+        before = len(deployed.runs())
+        reply = deployed.submit({**SMOKE, section: {**SMOKE[section], **wrong}})
+
+        assert reply.status_code == 409
+        assert f"recipe.{section}" in reply.text
+        assert len(deployed.runs()) == before
+
+    def test_a_mistake_that_only_the_worker_sees_is_one_line_at_once(self, deployed: Deployed) -> None:
+        run = deployed.run({**SMOKE, "data": {**SMOKE["data"], **NOWHERE}})
+
+        assert run["state"]["type"] == "FAILED"
+        assert run["state"]["message"].startswith("data.labeled: /nowhere does not exist")
+        assert "\n" not in run["state"]["message"]
+        assert run["total_run_time"] < 30, "seconds; 1 on an idle machine"
+        again = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
+        deployed.api.post(f"/flow_runs/{run['id']}/set_state", json=again).raise_for_status()
+        retried = deployed.ended(run["id"])
+        assert (retried["run_count"], retried["name"]) == (2, run["name"])
+
+    def test_who_holds_the_only_place_is_kept_on_disk_and_outlives_the_server(self, deployed: Deployed) -> None:
+        assert (deployed.command.home / "prefect" / "concurrency_leases").is_dir()
+
+    def test_nothing_left_the_machine(self, deployed: Deployed) -> None:
+        assert not deployed.command.connections.exists(), deployed.command.connections.read_text()
+
+
+def test_a_workers_run_is_told_what_the_command_line_sets_for_itself(tmp_path: Path) -> None:
+    document = yaml.safe_load((ROOT / FILE).read_text(encoding="utf-8"))
+    with patch.dict(os.environ, clear=True):
+        environment.prepare(tmp_path)
+        own = dict(os.environ)
+
+    for deployment in document["deployments"]:
+        assert deployment["work_pool"]["job_variables"]["env"].items() <= own.items()
+        assert deployment["description"]
+
+
+@pytest.mark.parametrize("home", ["", ".noisy-student"])
+def test_a_home_in_a_folder_that_is_removed_is_refused(home: str) -> None:
+    with patch.dict(os.environ, {"NS_HOME": home}), pytest.raises(UserError, match=r"NS_HOME .*worker"):
+        place.in_worker(digits(), "run")
+
+
+def test_a_store_in_a_folder_that_is_removed_is_refused(tmp_path: Path) -> None:
+    places = {"NS_HOME": str(tmp_path), "NS_STORE": "results"}
+    with patch.dict(os.environ, places), pytest.raises(UserError, match="NS_STORE 'results' is relative"):
+        place.in_worker(digits(), "run")
+
+
+def test_a_run_of_a_worker_lies_where_its_environment_says(tmp_path: Path) -> None:
+    places = {"NS_HOME": f"{tmp_path}/home", "NS_STORE": f"{tmp_path}/store", "NS_TRACKING_URI": "http://mlflow:5000"}
+    with patch.dict(os.environ, places):
+        run = place.in_worker(digits(), "name")
+
+    assert (run.run_id, run.home, run.store) == ("name", places["NS_HOME"], places["NS_STORE"])
+    assert run.tracking_uri == places["NS_TRACKING_URI"]
+    assert Path(run.home).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"), [("digits", "digits"), ("../a b/ü", "a-b"), ("", "run"), ("x" * 300, "x" * 60)]
+)
+def test_a_runs_name_is_a_folders_name_with_the_time_in_utc(recipe: str, name: str) -> None:
+    started = datetime(2026, 11, 22, 23, 15, tzinfo=timezone(timedelta(hours=1)))
+
+    assert place.run_id(recipe, started, "3fa9") == f"{name}-20261122-221500-3fa9"
+    assert place.run_id(recipe, started.astimezone(UTC), "3fa9") == f"{name}-20261122-221500-3fa9"

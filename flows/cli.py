@@ -77,7 +77,7 @@ def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 
 def _add_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     prepare = verbs.add_parser("prepare", help="turn images into shards, as the first stage of a run does")
-    prepare.add_argument("recipe", metavar="RECIPE", help="whose `data` section is used: digits, folder, ...")
+    prepare.add_argument("recipe", metavar="RECIPE", help="whose `data` section is used: digits, or folder with --set data.source=...")
     _add_settings(prepare)
     prepare.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     prepare.set_defaults(verb=_prepare)
@@ -147,7 +147,8 @@ def _prepare(options: argparse.Namespace) -> int:
         print(
             f"{counts['labeled']} labelled, {counts['pool']} unlabelled, {counts['holdout']} holdout and "
             f"{counts['test']} test images of {counts['classes']} classes; {counts['corrupt']} corrupt, "
-            f"{counts['leaks']} leaks dropped\n{document['uri']} ({document['state']})"
+            f"{counts['leaks']} leaks dropped ({counts['near_leaks']} of them near-duplicates); "
+            f"{counts['pool_look_alikes']} look-alikes in the pool\n{document['uri']} ({document['state']})"
         )
     return 0
 

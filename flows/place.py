@@ -14,7 +14,8 @@ from pathlib import Path
 
 from flows import environment
 from ns_core.config import Recipe
-from ns_core.data.folders import scan
+from ns_core.data.sources import check as check_source
+from ns_core.data.sources import shard_roots
 from ns_core.storage import Storage, open_storage, probe
 from tasks.run import Run
 
@@ -46,9 +47,8 @@ def run_id(recipe: str, started: datetime, mark: str) -> str:
 
 
 def check(recipe: Recipe, store: str) -> Storage:
-    """The store, once it and the recipe's folders are found good; raises `UserError` within seconds."""
-    if recipe.data.source == "folder":
-        scan(recipe.data)
+    """The store, once it and the recipe's images are found good; raises `UserError` within seconds."""
+    check_source(recipe.data)
     storage = open_storage(store)
     probe(storage)
     return storage
@@ -63,6 +63,7 @@ def make(recipe: Recipe, name: str, storage: Storage, home: Path) -> Run:
         tracking_uri=environment.default_tracking(home),
         experiment=environment.EXPERIMENT,
         compute=recipe.compute,
+        places=shard_roots(recipe.data),
     )
 
 

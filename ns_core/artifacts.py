@@ -184,10 +184,12 @@ def file_entry(path: Path) -> FileEntry:
         return FileEntry(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def commit(storage: Storage, record: Record, directory: Path) -> Record:
+def commit(
+    storage: Storage, record: Record, directory: Path, stored: Mapping[str, tuple[str, FileEntry]] | None = None
+) -> Record:
     """Publishes `directory` as the files of `record`, then the record, and returns the one that stands.
 
-    When another attempt at the same fingerprint was quicker, its record is returned and this attempt's
+    `stored`: more files of the artifact, by name, that lie in the store already: (key, what they hold). When another attempt at the same fingerprint was quicker, its record is returned and this attempt's
     files are deleted: both are good, one counts.
     """
     files = {}
@@ -195,6 +197,16 @@ def commit(storage: Storage, record: Record, directory: Path) -> Record:
         name = path.relative_to(directory).as_posix()
         files[name] = file_entry(path)
         storage.put_file(f"{record.prefix}/{name}", path)
+    for name, (key, entry) in (stored or {}).items():
+        try:
+            storage.copy(key, f"{record.prefix}/{name}")
+        except NotFound:
+            # A rival that has committed clears what both had saved.
+            if (standing := load(storage, record.paths)) is None:
+                raise
+            storage.delete_tree(record.prefix + "/")
+            return standing
+        files[name] = entry
     record = record.model_copy(update={"files": files})
     text = canonical_json(record.model_dump(mode="json"))
     storage.create(record.paths.record, text.encode("ascii"))
@@ -214,7 +226,7 @@ def load(storage: Storage, paths: Paths) -> Record | None:
     except NotFound:
         return None
     except ValueError:
-        _set_aside(storage, paths, "its record cannot be read")
+        set_aside(storage, paths, "its record cannot be read")
         return None
     if record.fingerprint != paths.fingerprint:
         raise UserError(
@@ -248,11 +260,12 @@ def find(storage: Storage, paths: Paths) -> Record | None:
     problem = damage(storage, record)
     if problem is None:
         return record
-    _set_aside(storage, paths, problem)
+    set_aside(storage, paths, problem)
     return None
 
 
-def _set_aside(storage: Storage, paths: Paths, problem: str) -> None:
+def set_aside(storage: Storage, paths: Paths, problem: str) -> None:
+    """Renames the record of a damaged artifact, so that it counts as absent, and says so."""
     log.warning("%s is damaged (%s): set aside, to be computed again", paths.folder, problem)
     try:
         storage.move(paths.record, f"{paths.record}.damaged-{new_attempt()}")
@@ -272,27 +285,6 @@ def materialize(storage: Storage, paths: Paths, compute: Callable[[], None]) -> 
     if record is None:
         raise StageFailed(f"{paths.stage}: the worker ended without committing {paths.folder}")
     return record, False
-
-
-def localize(storage: Storage, record: Record, cache: Path) -> Path:
-    """A local folder with the files of an artifact: the store's own folder, or a copy that was checked."""
-    own = storage.local_path(record.prefix)
-    if own is not None:
-        return own
-    folder = cache / record.paths.folder / record.attempt
-    for name, entry in record.files.items():
-        target = folder / name
-        if target.exists() and target.stat().st_size == entry.size:
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        arrived = target.with_name(f".{target.name}-{new_attempt()}")
-        storage.fetch(f"{record.prefix}/{name}", arrived)
-        if file_entry(arrived).sha256 != entry.sha256:
-            arrived.unlink()
-            _set_aside(storage, record.paths, f"{name} arrived with another sha256 than recorded")
-            raise StageFailed(f"{storage.uri}/{record.prefix} is damaged: run the same command again to repair it")
-        arrived.replace(target)
-    return folder
 
 
 def timed_record(record: Mapping[str, Any], started: float) -> Record:

@@ -8,6 +8,7 @@ store. What it says while it works goes to standard output: plain log lines, and
 
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -85,6 +86,14 @@ class ResumeFolder:
         self._storage.put_file(f"{self._prefix}/{name}", path)
         path.unlink()
 
+    def take(self, name: str, path: Path) -> None:
+        """Publishes a local file under `name`; the file is gone afterwards."""
+        self._storage.take_file(f"{self._prefix}/{name}", path)
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """`size` bytes of a saved file, or `NotFound`."""
+        return self._storage.read_range(f"{self._prefix}/{name}", offset, size)
+
     def load(self, name: str) -> Path | None:
         """A private copy of the saved file, or None when there is none."""
         path = self._scratch / f"loaded-{name}"
@@ -101,6 +110,21 @@ class ResumeFolder:
     def clear(self) -> None:
         """Forgets everything; called once the artifact is committed."""
         self._storage.delete_tree(self._prefix + "/")
+
+
+def cache_folder() -> Path:
+    """Where local copies of what lies in a remote store are kept: $NS_CACHE or ~/.cache/noisy-student."""
+    return Path(os.environ.get("NS_CACHE", Path.home() / ".cache" / "noisy-student"))
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A file that was saved in the resume folder and goes into the artifact as it is."""
+
+    saved: str
+    """Its name there."""
+    size: int
+    sha256: str
 
 
 @dataclass
@@ -120,6 +144,15 @@ class StageContext:
     """True once SIGTERM arrived: save, then raise `Stopped`."""
     history: list[Metric] = field(default_factory=list)
     """Points so far; training keeps them in its checkpoint, so that a resumed run has the whole curve."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where shards lie that are in no folder of `inputs`: "" -> the dataset's own, when the store is remote;
+    field of `DataConfig` -> root of the person's own. A folder or s3://bucket/prefix."""
+    shards: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """Size and sha256 of the dataset's own shards, when the store is remote."""
+    cache: Path = field(default_factory=cache_folder)
+    """Folder for local copies, shared by all processes of this machine."""
+    adopted: dict[str, "Adopted"] = field(default_factory=dict)
+    """Name in the artifact -> file of the resume folder that becomes it, without moving its bytes again."""
     _last: float = field(default=0.0, repr=False)
 
     def progress(self, done: int, total: int, text: str = "") -> None:

@@ -8,7 +8,6 @@ Imports a stage's module only once it is known which, so that selection never pa
 import importlib
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -30,9 +29,18 @@ from ns_core.config import (
 from ns_core.errors import StageFailed, UserError
 from ns_core.fingerprint import stage_fingerprint
 from ns_core.launch.spec import WorkerSpec
+from ns_core.localize import localize, remote_shards
 from ns_core.provenance import collect
 from ns_core.settings import StageConfig
-from ns_core.stage import ResumeFolder, StageContext, StageFunction, Stopped, emit, on_terminate
+from ns_core.stage import (
+    ResumeFolder,
+    StageContext,
+    StageFunction,
+    Stopped,
+    cache_folder,
+    emit,
+    on_terminate,
+)
 from ns_core.storage import Storage, open_storage
 
 STAGES: dict[str, tuple[type[StageConfig], str]] = {
@@ -106,21 +114,29 @@ def run(spec: WorkerSpec, stopping: Callable[[], bool]) -> artifacts.Record:
             "result": result,
             "provenance": collect(),
         }
-        record = artifacts.commit(storage, artifacts.timed_record(document, started), output)
+        stored = {
+            name: (f"{paths.resume}/{file.saved}", artifacts.FileEntry(size=file.size, sha256=file.sha256))
+            for name, file in context.adopted.items()
+        }
+        record = artifacts.commit(storage, artifacts.timed_record(document, started), output, stored)
     context.resume.clear()
     return record
 
 
 def _context(spec: WorkerSpec, storage: Storage, scratch: Path, output: Path) -> StageContext:
     """Inputs fetched, folders made."""
-    cache = Path(os.environ.get("NS_CACHE", Path.home() / ".cache" / "noisy-student"))
+    cache = cache_folder()
     folders, results = {}, {}
+    places, shards = dict(spec.places), dict[str, tuple[int, str]]()
     for name, reference in spec.inputs.items():
         record = artifacts.find(storage, artifacts.Paths(reference.stage, reference.fingerprint))
         if record is None:
             raise StageFailed(f"input '{name}' ({reference.stage}/{reference.fingerprint[:12]}) is not in the store")
-        folders[name] = artifacts.localize(storage, record, cache)
+        folders[name] = localize(storage, record, cache)
         results[name] = record.result
+        if remote := remote_shards(storage, record):
+            places[""] = f"{storage.uri}/{record.prefix}"
+            shards = {shard: (entry.size, entry.sha256) for shard, entry in remote.items()}
     resume = ResumeFolder(storage, artifacts.Paths(spec.stage, spec.fingerprint).resume, scratch)
     return StageContext(
         inputs=folders,
@@ -129,6 +145,9 @@ def _context(spec: WorkerSpec, storage: Storage, scratch: Path, output: Path) ->
         resume=resume,
         compute=spec.compute,
         fingerprint=spec.fingerprint,
+        places=places,
+        shards=shards,
+        cache=cache,
     )
 
 

@@ -17,9 +17,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from ns_core.artifacts import Paths, Record, load, localize
+from ns_core.artifacts import Paths, Record, load
 from ns_core.evaluation import gallery
 from ns_core.evaluation.report import ACCURACY, RunPaths, champion, render_html, render_markdown
+from ns_core.localize import localize
 from ns_core.storage import Storage, open_storage
 from tasks.run import Run
 from tasks.tracking import child_of, tracker
@@ -36,7 +37,7 @@ def write_report(run: Run, document: dict[str, Any]) -> str:
     """Writes `runs/<run_id>/` and returns the URI of its `report.html`. `run.json` is written last."""
     storage, paths = open_storage(run.store), RunPaths(run.run_id)
     document = {**document, "report": f"{storage.uri}/{paths.html}"}
-    files = _Files(storage, document)
+    files = _Files(storage, document, run.places)
     shown = {**document, "test_gain_interval": _tried("the interval of the gain", lambda: _gain(files, document))}
     with tempfile.TemporaryDirectory(prefix="ns-report-") as name:
         folder = Path(name)
@@ -76,8 +77,8 @@ def _generation(title: str) -> int | None:
 class _Files:
     """Local folders of the artifacts of a run, by stage and generation."""
 
-    def __init__(self, storage: Storage, document: Mapping[str, Any]) -> None:
-        self._storage = storage
+    def __init__(self, storage: Storage, document: Mapping[str, Any], places: Mapping[str, str]) -> None:
+        self._storage, self._own = storage, places
         self._cache = Path(os.environ.get("NS_CACHE", Path.home() / ".cache" / "noisy-student"))
         self._places = {(one["stage"], one["generation"]): one["fingerprint"] for one in document["stages"]}
 
@@ -97,6 +98,9 @@ class _Files:
 
     def image(self, shard: str, offset: int, size: int) -> bytes:
         """The bytes of one image of the dataset."""
+        field, slash, path = shard.partition("/")
+        if slash:  # a shard of the person's own, which was left where it lies
+            return open_storage(self._own[field]).read_range(path, offset, size)
         return self._storage.read_range(f"{self.record('prepare-dataset', 0).prefix}/{shard}", offset, size)
 
 

@@ -22,6 +22,8 @@ class Run(Frozen):
     tracking_uri: str
     experiment: str
     compute: ComputeConfig
+    places: dict[str, str] = {}
+    """Field of `data` -> folder or s3:// URI below which a person's own shards lie."""
     mlflow_run: str = ""
     """The parent run; empty when tracking is away."""
 
@@ -66,4 +68,5 @@ class StageCall:
             extra_inputs=self.extra_inputs,
             store=self.run.store,
             compute=self.run.compute,
+            places=self.run.places,
         )

@@ -1,13 +1,14 @@
 """What every test may use: one compute thread, unhurried examples, and a small dataset made once a session."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from ns_core.config import DataConfig
-from tests.factories import stage_context
+from tests.factories import settled, stage_context
 
 
 def pytest_configure() -> None:
@@ -20,6 +21,14 @@ def pytest_configure() -> None:
     settings.load_profile("unhurried")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Digests and copies that a test leaves are not for the next session, nor for the person's own runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """scikit-learn's digits as a dataset artifact: 50 labelled, 1,587 pool, 60 holdout and 100 test images."""
@@ -27,4 +36,4 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     context = stage_context(tmp_path_factory.mktemp("digits"))
     prepare.run(DataConfig(holdout_images=60, test_images=100, shard_images=400), context)
-    return context.output
+    return settled(context)

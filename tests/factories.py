@@ -39,6 +39,13 @@ def stage_context(
     )
 
 
+def settled(context: StageContext) -> Path:
+    """The output folder with the files that the stage left in its resume folder: all that is committed."""
+    for name, file in context.adopted.items():
+        (context.output / name).write_bytes(context.resume.read(file.saved, 0, file.size))
+    return context.output
+
+
 TINY: dict[str, Any] = {
     "image_size": 16,
     "crop_pct": 1.0,

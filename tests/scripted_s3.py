@@ -25,6 +25,8 @@ class ScriptedS3(ThreadingHTTPServer):
         """How many of the next puts are answered with 409."""
         self.broken_bodies = 0
         """How many of the next bodies break off half-way."""
+        self.refusal = ""
+        """The code with which each request is refused; empty: none is."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -33,21 +35,24 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.refusal:
+            return self.refuse(403, self.server.refusal)
         conditional = self.headers["If-None-Match"] and self.server.honours_conditions
         if not self.path.startswith(BUCKET):
-            self.refuse(404, "NoSuchBucket")
-        elif self.server.conflicts:
+            return self.refuse(404, "NoSuchBucket")
+        if self.server.conflicts:
             self.server.conflicts -= 1
-            self.refuse(409, "ConditionalRequestConflict")
-        elif conditional and self.path in self.server.objects:
-            self.refuse(412, "PreconditionFailed")
-        else:
-            self.server.objects[self.path] = data
-            self.answer(200)
+            return self.refuse(409, "ConditionalRequestConflict")
+        if conditional and self.path in self.server.objects:
+            return self.refuse(412, "PreconditionFailed")
+        self.server.objects[self.path] = data
+        return self.answer(200)
 
     def do_GET(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
-        if "list-type" in query:
+        if self.server.refusal:
+            self.refuse(403, self.server.refusal)
+        elif "list-type" in query:
             first = int(query.get("continuation-token", ["0"])[0])
             self.answer(200, self.listing(query.get("prefix", [""])[0], first).encode())
         elif self.path not in self.server.objects:

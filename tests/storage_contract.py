@@ -20,18 +20,21 @@ RACED_KEYS = [f"raced/{number}" for number in range(12)]
 ESCAPES = ["../out", "a/../../out", "/etc/out", "a//b", "a/./b", "a/", "", "."]
 USES: dict[str, Callable[[Storage, str, Path], object]] = {
     "put_file": lambda storage, key, file: storage.put_file(key, file),
+    "take_file": lambda storage, key, file: storage.take_file(key, file),
     "put_bytes": lambda storage, key, file: storage.put_bytes(key, b""),
     "create": lambda storage, key, file: storage.create(key, b""),
     "read": lambda storage, key, file: storage.read(key),
     "read_range": lambda storage, key, file: storage.read_range(key, 0, 1),
     "fetch": lambda storage, key, file: storage.fetch(key, file),
     "size": lambda storage, key, file: storage.size(key),
+    "copy_from": lambda storage, key, file: storage.copy(key, "target"),
+    "copy_to": lambda storage, key, file: storage.copy("source", key),
     "move_from": lambda storage, key, file: storage.move(key, "target"),
     "move_to": lambda storage, key, file: storage.move("source", key),
     "delete": lambda storage, key, file: storage.delete(key),
     "local_path": lambda storage, key, file: storage.local_path(key),
 }
-READS = ["read", "read_range", "fetch", "move_from"]
+READS = ["read", "read_range", "fetch", "copy_from", "move_from"]
 
 
 def race(uri: str, name: bytes, start: Barrier, won: "SimpleQueue[dict[str, bytes]]") -> None:
@@ -67,6 +70,16 @@ class StorageContract:
         storage.put_file("key", source)
         source.write_bytes(b"other")
         assert storage.read("key") == b"shard"
+
+    def test_a_file_that_is_taken_is_gone_and_its_object_replaces_what_was(
+        self, storage: Storage, tmp_path: Path
+    ) -> None:
+        storage.put_bytes("a/b", b"old")
+        source = tmp_path / "source"
+        source.write_bytes(b"taken")
+        storage.take_file("a/b", source)
+        assert storage.read("a/b") == b"taken"
+        assert not source.exists()
 
     def test_putting_a_file_that_is_not_there_leaves_the_object(self, storage: Storage, tmp_path: Path) -> None:
         storage.put_bytes("key", b"old")
@@ -184,6 +197,18 @@ class StorageContract:
 
     def test_an_untouched_store_is_empty(self, storage: Storage) -> None:
         assert list(storage.list("")) == []
+
+    def test_a_copy_is_another_object_over_what_is_there(self, storage: Storage) -> None:
+        storage.put_bytes("a/source", b"moved")
+        storage.put_bytes("b/target", b"old")
+        for _ in range(2):
+            storage.copy("a/source", "b/target")
+            assert (storage.read("a/source"), storage.read("b/target")) == (b"moved", b"moved")
+        storage.put_bytes("a/source", b"changed later")
+        assert storage.read("b/target") == b"moved"
+        storage.delete("a/source")
+        assert storage.read("b/target") == b"moved"
+        assert list(storage.list("")) == ["b/target"]
 
     def test_move_renames_over_what_is_there(self, storage: Storage) -> None:
         storage.put_bytes("a/source", b"new")

@@ -1,21 +1,17 @@
-"""The index of a dataset: which image lies where, and how its bytes are read.
+"""The index of a dataset: which image lies where, and what is known of it.
 
 On disk, in one folder: the shards (`data.shards`), `index.parquet` (one row an image, columns as in
-`SCHEMA`) and `classes.json` (the class names; their order is the class index). Out: numpy columns a split,
-and `ShardReader`, which reads an image by (shard, offset, size) with one `pread`: 14 us in random order
-against 117 us for streaming the tar through webdataset.
+`SCHEMA`) and `classes.json` (the class names; their order is the class index). Out: numpy columns a split.
+A shard is a file of that folder, or `{field}/{path}`, one of the person's own that stays where it lies
+(`data.reading` finds both).
 """
 
 import json
-import os
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from threading import Lock
-from typing import Any, Literal, Self, TypedDict, get_args
+from typing import Literal, Self, TypedDict, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -49,8 +45,6 @@ SCHEMA: pa.Schema = pa.schema(
 `sha256`: of those bytes, hex. `path`: where the image came from, to find it again."""
 
 _ROW_GROUP = 1 << 16
-_OPEN_SHARDS = 256
-"""Descriptors a reader keeps: 2.56 million images at the default shard size, a quarter of the usual limit."""
 
 
 class IndexRow(TypedDict):
@@ -84,156 +78,133 @@ def write_classes(path: Path, class_names: Sequence[str]) -> None:
     path.write_text(json.dumps(list(class_names), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-@dataclass(frozen=True)
 class SplitIndex:
     """The rows of one split, in the order of the index; every column has as many entries as rows.
 
-    The numbers are there at once; text columns are turned into Python strings when first asked for.
+    What every reader wants is there at once; the other columns are read from the file when first asked for.
     """
 
-    name: Split
-    shard_names: tuple[str, ...]
-    """File names; `shard_codes` point into them."""
-    shard_codes: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    labels: NDArray[np.int32]
-    """Class index; `NO_LABEL` (-1) in the pool."""
-    widths: NDArray[np.int32]
-    heights: NDArray[np.int32]
-    _table: pa.Table
+    def __init__(self, path: Path, name: Split) -> None:
+        self.name, self._path = name, path
+        table = pq.read_table(path, columns=["shard", "offset", "size"], filters=self._mine, read_dictionary=["shard"])
+        self.shard_names, self.shard_codes = coded(table["shard"])
+        """File names, sorted, and int32 codes that point into them."""
+        self.offsets: NDArray[np.int64] = table["offset"].to_numpy()
+        self.sizes: NDArray[np.int64] = table["size"].to_numpy()
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     @cached_property
+    def labels(self) -> NDArray[np.int32]:
+        """Class index; `NO_LABEL` (-1) in the pool."""
+        labels: NDArray[np.int32] = pc.fill_null(self._column("label"), NO_LABEL).to_numpy()
+        return labels
+
+    @cached_property
+    def widths(self) -> NDArray[np.int32]:
+        """Pixels."""
+        widths: NDArray[np.int32] = self._column("width").to_numpy()
+        return widths
+
+    @cached_property
+    def heights(self) -> NDArray[np.int32]:
+        """Pixels."""
+        heights: NDArray[np.int32] = self._column("height").to_numpy()
+        return heights
+
+    @cached_property
+    def key_column(self) -> pa.Array:
+        """The keys as one Arrow array, of which some can be taken without making strings of all."""
+        return joined_text(self._column("key"))
+
+    @cached_property
     def keys(self) -> NDArray[np.object_]:
         """str objects."""
-        return _objects(self._table["key"])
+        return _objects(self.key_column)
 
     @cached_property
     def sha256(self) -> NDArray[np.object_]:
         """str objects: 64 hex digits of each image's bytes."""
-        return _objects(self._table["sha256"])
+        return _objects(self._column("sha256"))
 
     @cached_property
     def paths(self) -> NDArray[np.object_]:
         """str objects: where each image came from."""
-        return _objects(self._table["path"])
+        return _objects(self._column("path"))
+
+    def texts(self, shard: str) -> pa.Table:
+        """Columns key and sha256 of one shard's rows, in their order.
+
+        Reads the row groups that mention the shard and no others: labelling holds no text of the whole pool.
+        """
+        return pq.read_table(self._path, columns=["key", "sha256"], filters=self._mine & (pc.field("shard") == shard))
+
+    def members(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """Each shard with the numbers of its rows, ascending."""
+        order = np.argsort(self.shard_codes, kind="stable")
+        ends = np.cumsum(np.bincount(self.shard_codes, minlength=len(self.shard_names)))
+        return zip(self.shard_names, np.split(order, ends[:-1]), strict=True)
+
+    @property
+    def _mine(self) -> pc.Expression:
+        return pc.field("split") == self.name
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return pq.read_table(self._path, columns=[name], filters=self._mine)[name]
 
 
 class DatasetIndex:
     """A dataset folder's index and class names."""
 
-    def __init__(self, table: pa.Table, class_names: tuple[str, ...]) -> None:
-        self._table = table
-        self.class_names = class_names
+    def __init__(self, path: Path, class_names: tuple[str, ...]) -> None:
+        self._path, self.class_names = path, class_names
+        self._splits: dict[Split, SplitIndex] = {}
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads `index.parquet` and `classes.json`.
+        """Opens `index.parquet` and reads `classes.json`.
 
         Raises `FileNotFoundError` when one is missing, `ValueError` when the index has other columns.
         """
-        table = pq.read_table(folder / INDEX)
-        if not table.schema.equals(SCHEMA):
+        if not pq.read_schema(folder / INDEX).equals(SCHEMA):
             raise ValueError(f"{folder / INDEX}: its columns are not those of a dataset index")
-        return cls(table, tuple(json.loads((folder / CLASSES).read_text(encoding="utf-8"))))
+        return cls(folder / INDEX, tuple(json.loads((folder / CLASSES).read_text(encoding="utf-8"))))
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
     def split(self, name: Split) -> SplitIndex:
-        """The rows of one split; none when the dataset has none of it."""
+        """The rows of one split, read once; none when the dataset has none of it."""
         assert name in SPLITS, name
-        table = self._table.filter(pc.equal(self._table["split"], name)).combine_chunks()
-        shards = pc.dictionary_encode(table["shard"]).combine_chunks()
-        return SplitIndex(
-            name=name,
-            shard_names=tuple(shards.dictionary.to_pylist()),
-            shard_codes=shards.indices.to_numpy(zero_copy_only=False).astype(np.int32),
-            offsets=table["offset"].to_numpy(),
-            sizes=table["size"].to_numpy(),
-            labels=pc.fill_null(table["label"], NO_LABEL).to_numpy(),
-            widths=table["width"].to_numpy(),
-            heights=table["height"].to_numpy(),
-            _table=table,
-        )
+        if name not in self._splits:
+            self._splits[name] = SplitIndex(self._path, name)
+        return self._splits[name]
 
 
-def _objects(column: pa.ChunkedArray) -> NDArray[np.object_]:
-    values: NDArray[np.object_] = np.asarray(column.to_numpy(), dtype=object)
+def coded(shards: pa.ChunkedArray) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """A column of shard names as (the names that occur, sorted; int32[N], which of them each row has)."""
+    if not pa.types.is_dictionary(shards.type):
+        shards = pc.dictionary_encode(shards)
+    shards = shards.unify_dictionaries()
+    if not len(shards):
+        return (), np.empty(0, np.int32)
+    codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in shards.chunks])
+    found = shards.chunk(0).dictionary.to_pylist()
+    used = np.flatnonzero(np.bincount(codes, minlength=len(found)))
+    names = sorted(found[code] for code in used)
+    rank = {name: number for number, name in enumerate(names)}
+    recoded = np.array([rank.get(name, -1) for name in found], np.int32)
+    return tuple(names), recoded[codes]
+
+
+def joined_text(column: pa.ChunkedArray) -> pa.Array:
+    """A text column as one array: taking from several chunks would join them each time. `large_string`,
+    since the keys of a pool come to more than the 2 GiB that `string` can hold."""
+    return pa.concat_arrays(column.cast(pa.large_string()).chunks) if len(column) else pa.array([], pa.large_string())
+
+
+def _objects(column: pa.ChunkedArray | pa.Array) -> NDArray[np.object_]:
+    values: NDArray[np.object_] = np.asarray(column.to_numpy(zero_copy_only=False), dtype=object)
     return values
-
-
-@dataclass
-class _OpenShard:
-    descriptor: int
-    readers: int = 0
-
-
-class ShardReader:
-    """Bytes by (shard, offset, size). Any number of threads may share one reader."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._lock, self._closed = folder, Lock(), False
-        self._shards: OrderedDict[str, _OpenShard] = OrderedDict()
-
-    def read(self, shard: str, offset: int, size: int) -> bytes:
-        """Exactly `size` bytes of the shard from `offset`.
-
-        Raises `OSError` that names the shard when it ends before (a plain tar reader would stop without
-        a word), `FileNotFoundError` when it is not there, `ValueError` when this reader is closed.
-        """
-        held = self._acquire(shard)
-        try:
-            data = os.pread(held.descriptor, size, offset)
-        finally:
-            self._release(held)
-        if len(data) != size:
-            raise OSError(f"{self._folder / shard}: truncated, {len(data)} of {size} bytes at offset {offset}")
-        return data
-
-    def close(self) -> None:
-        """Closes the shards; one that a thread is reading is closed when that read ends."""
-        with self._lock:
-            self._closed = True
-            for held in self._shards.values():
-                if not held.readers:
-                    os.close(held.descriptor)
-            self._shards.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
-
-    def _acquire(self, shard: str) -> _OpenShard:
-        """The open shard, protected from closing until `_release`."""
-        with self._lock:
-            if self._closed:
-                raise ValueError(f"the reader of {self._folder} is closed")
-            held = self._shards.get(shard)
-            if held is None:
-                self._make_room()
-                held = _OpenShard(os.open(self._folder / shard, os.O_RDONLY | os.O_CLOEXEC))
-                self._shards[shard] = held
-            self._shards.move_to_end(shard)
-            held.readers += 1
-            return held
-
-    def _release(self, held: _OpenShard) -> None:
-        with self._lock:
-            held.readers -= 1
-            if self._closed and not held.readers:
-                os.close(held.descriptor)
-
-    def _make_room(self) -> None:
-        """Closes shards that nobody reads, the longest unused first, until one more may be opened."""
-        while len(self._shards) >= _OPEN_SHARDS:
-            idle = next((name for name, held in self._shards.items() if not held.readers), None)
-            if idle is None:
-                return
-            os.close(self._shards.pop(idle).descriptor)

@@ -1,213 +1,204 @@
 """prepare-dataset: a person's images become a dataset artifact.
 
-In: what `data.sources` finds. Out, in `context.output`: the shards of each split, `index.parquet`,
-`classes.json`, and what was left out and why: `corrupt.parquet` and `dropped.parquet`
-(both: split, key, path, reason). The same images and settings give the same bytes.
+In: what `data.sources` finds. Out: the shards of each split, `index.parquet`, `classes.json`; what was left out
+and why, `corrupt.parquet` and `dropped.parquet` (both: split, key, path, reason, twin); look-alikes inside the
+pool, `duplicates.parquet` (key, group); and the report for people, `hygiene.html`. The same images and settings
+give the same bytes.
 
-Each image is decoded once, to the last pixel, so that no later stage meets one that cannot be. Leak guard:
-an image whose bytes are also in the test split is kept there only, and one of the holdout only there; the
-totals of kept, corrupt and leaked images add up to what came in. Nothing is resumed: a killed attempt
-starts again.
+Leak guard: an image that is, or nearly is, one of the test split is kept there only, and one of the holdout
+only there. The totals of kept, corrupt and leaked images add up to what came in.
+
+Parts are saved as they are finished, shards first and the part's table last; an attempt that comes after a
+killed one reads those tables and writes none of their shards again. Memory holds one part, and of the others
+8 bytes an image of the pool and about 1.5 kB an image of the judged splits.
 """
 
-import hashlib
+import json
 import os
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import JsonValue
 
+from ns_core.artifacts import file_entry
 from ns_core.config import DataConfig
-from ns_core.data.images import CorruptImage, inspect
-from ns_core.data.index import (
-    CLASSES,
-    INDEX,
-    SPLITS,
-    IndexRow,
-    Split,
-    write_classes,
-    write_index,
-)
-from ns_core.data.shards import ShardImage, ShardWriter
-from ns_core.data.sources import RawSample, Source, in_order, open_source
-from ns_core.errors import UserError
-from ns_core.stage import StageContext, Stopped
+from ns_core.data.duplicates import group
+from ns_core.data.hygiene import PAIRS, REPORT, report
+from ns_core.data.index import CLASSES, INDEX, SCHEMA, SPLITS, Split, write_classes
+from ns_core.data.ingest import CORRUPT, JUDGED, KEPT, LEAK, PART_SCHEMA, Judged, ingest
+from ns_core.data.ledger import Ledger
+from ns_core.data.source import Part, Source
+from ns_core.data.sources import open_source
+from ns_core.stage import Adopted, StageContext, Stopped, log
 
-CORRUPT, DROPPED = "corrupt.parquet", "dropped.parquet"
-_LEFT_OUT: pa.Schema = pa.schema(
-    [pa.field(name, pa.string(), nullable=False) for name in ("split", "key", "path", "reason")]
-)
-LEAK = "leak"
-"""Why an image is in `dropped.parquet`: its bytes are also in the holdout or the test split."""
-
-_ORDER: tuple[Split, ...] = ("test", "holdout", "labeled", "pool")
+CORRUPT_FILE, DROPPED_FILE, DUPLICATES_FILE = "corrupt.parquet", "dropped.parquet", "duplicates.parquet"
+_ORDER: tuple[Split, ...] = (*JUDGED, "labeled", "pool")
 """What is judged on comes first: whatever equals it is then dropped from the splits that follow."""
-_JUDGED: tuple[Split, ...] = ("test", "holdout")
 _CLASS_NAMES = 1000
 """Names in the result document, which goes into every record and log; all are in `classes.json`."""
+_GROUP_SCHEMA: pa.Schema = pa.schema(
+    [pa.field("key", pa.string(), nullable=False), pa.field("group", pa.string(), nullable=False)]
+)
+_SHARDS = b"ns.shards"
+"""Of a part's table: its shards as JSON, name -> [size, sha256]."""
+_MOST_GROUPED = 20_000_000
+"""Images of a pool that are compared with each other: some 90 bytes each."""
+_LEFT_OUT = ["split", "key", "path", "reason", "twin"]
 
 
 def run(config: DataConfig, context: StageContext) -> dict[str, JsonValue]:
     """Writes the dataset and returns its totals.
 
-    Raises `UserError` for a mistake in folders or settings, for more corrupt images than
+    Raises `UserError` for a mistake in the source or the settings, for more corrupt images than
     `max_corrupt_fraction`, and for a class or split that has no image left; `Stopped` after SIGTERM.
     """
     source = open_source(config)
-    ledger = _Ledger(config, source)
-    write_index(context.output / INDEX, _rows(ledger, context))
-    _check_corrupt(ledger)
+    parts = _Parts(config, source, context)
+    ledger = Ledger(config, source)
+    for split in _ORDER:
+        for table in parts.of(split):
+            ledger.take(split, table)
+        ledger.check_left(split)
+    ledger.check_corrupt()
+    _write_index(context.output / INDEX, parts)
     write_classes(context.output / CLASSES, source.class_names)
-    _write_left_out(context.output / CORRUPT, ledger.corrupt)
-    _write_left_out(context.output / DROPPED, ledger.dropped)
-    kept, leaks, corrupt = sum(ledger.kept.values()), len(ledger.dropped), len(ledger.corrupt)
-    assert kept + corrupt + leaks == ledger.total, (kept, corrupt, leaks, ledger.total)
-    assert _keys_are_unique(context.output / INDEX)
+    _write_left_out(context.output / CORRUPT_FILE, parts, CORRUPT)
+    _write_left_out(context.output / DROPPED_FILE, parts, LEAK)
+    groups = _write_duplicates(context.output / DUPLICATES_FILE, parts)
+    pairs = [row for row, _ in zip(parts.leaks(), range(PAIRS), strict=False)]
+    twins = parts.pictures({pair["twin"] for pair in pairs})
+    (context.output / REPORT).write_text(report(ledger, pairs, twins, groups), encoding="utf-8")
+    counts = ledger.counts
     return {
         "classes": len(source.class_names),
         "class_names": list(source.class_names[:_CLASS_NAMES]),
-        **{split: ledger.kept[split] for split in SPLITS},
-        "corrupt": corrupt,
-        "leaks": leaks,
-        "images": ledger.total,
-        "shards": ledger.shards,
+        **{split: counts[split, KEPT] for split in SPLITS},
+        "corrupt": ledger.total(CORRUPT),
+        "leaks": ledger.total(LEAK),
+        "near_leaks": ledger.near_leaks,
+        "pool_groups": len(groups),
+        "pool_look_alikes": sum(groups),
+        "images": sum(counts.values()),
+        "shards": len(parts.shards),
     }
 
 
-@dataclass(frozen=True)
-class _LeftOut:
-    sample: RawSample
-    reason: str
+class _Parts:
+    """The tables of all parts: ingested, or found where an earlier attempt saved them."""
+
+    def __init__(self, config: DataConfig, source: Source, context: StageContext) -> None:
+        self._config, self._source, self._context = config, source, context
+        self._saved = context.resume.names()
+        self._judged = Judged(config.near_duplicates)
+        self._done, self._all = 0, sum(part.images for parts in source.parts.values() for part in parts)
+        self._fetched: dict[str, Path] = {}
+        self.shards: dict[str, Adopted] = {}
+        """Name -> the saved file, of the shards that are ours."""
+
+    def of(self, split: Split) -> Iterator[pa.Table]:
+        """The tables of one split's parts, in order. Called once for each split, in `_ORDER`."""
+        tables = list[pa.Table]()
+        if known := [part for part in self._source.parts[split] if _name(part) in self._saved]:
+            log.info("going on: %d of %d parts of %s are there", len(known), len(self._source.parts[split]), split)
+        for part in self._source.parts[split]:
+            if self._context.stopping():
+                raise Stopped
+            if _name(part) not in self._saved:
+                self._ingest(part)
+            table = self._load(_name(part))
+            self._done += part.images
+            self._context.progress(min(self._done, self._all), self._all, split)
+            if split in JUDGED:
+                tables.append(table)
+            yield table
+        for table in tables:
+            self._judged.add(table)
+
+    def again(self) -> Iterator[pa.Table]:
+        """All tables once more, in `_ORDER`."""
+        for split in _ORDER:
+            for part in self._source.parts[split]:
+                yield pq.read_table(self._fetched[_name(part)])
+
+    def leaks(self) -> Iterator[dict[str, Any]]:
+        """The rows of leaks whose picture was kept."""
+        for table in self.again():
+            yield from table.filter(pc.is_valid(table["picture"])).to_pylist()
+
+    def pictures(self, keys: set[str]) -> dict[str, bytes]:
+        """The bytes of images by key, as far as they lie in shards of ours."""
+        found = {}
+        for table in self.again():
+            for row in table.filter(pc.is_in(table["key"], pa.array(sorted(keys), pa.string()))).to_pylist():
+                if row["shard"] in self.shards:
+                    found[row["key"]] = self._context.resume.read(row["shard"], row["offset"], row["size"])
+        return found
+
+    def _ingest(self, part: Part) -> None:
+        """Saves the part's shards and then its table, which says what they hold."""
+        context, shards = self._context, {}
+        threads = context.compute.threads or os.cpu_count() or 1
+        table = ingest(part, self._config, self._judged, context.output, threads)
+        for file in sorted(context.output.glob("*.tar")):
+            entry = file_entry(file)
+            shards[file.name] = [entry.size, entry.sha256]
+            context.resume.take(file.name, file)
+        table = table.replace_schema_metadata({_SHARDS: json.dumps(shards)})
+        context.resume.save(_name(part), partial(pq.write_table, table, compression="zstd"))
+
+    def _load(self, name: str) -> pa.Table:
+        """A saved table; its shards go into the artifact."""
+        path = self._context.resume.load(name)
+        assert path is not None, f"{name} was saved a moment ago"
+        self._fetched[name] = path
+        table = pq.read_table(path)
+        for shard, (size, sha256) in json.loads(table.schema.metadata[_SHARDS]).items():
+            self.shards[shard] = self._context.adopted[shard] = Adopted(shard, size, sha256)
+        return table
 
 
-@dataclass
-class _Ledger:
-    """Where every image of the source went."""
-
-    config: DataConfig
-    source: Source
-    kept: Counter[Split] = field(default_factory=Counter)
-    labelled: Counter[int] = field(default_factory=Counter)
-    """Labelled images kept of each class index."""
-    corrupt: list[_LeftOut] = field(default_factory=list)
-    dropped: list[_LeftOut] = field(default_factory=list)
-    judged: dict[str, Split] = field(default_factory=dict)
-    """sha256 of each test and holdout image -> its split."""
-    shards: int = 0
-
-    @property
-    def total(self) -> int:
-        return sum(self.source.counts.values())
-
-    @property
-    def seen(self) -> int:
-        return sum(self.kept.values()) + len(self.corrupt) + len(self.dropped)
+def _name(part: Part) -> str:
+    return f"part-{part.split}-{part.number:06d}.parquet"
 
 
-@dataclass(frozen=True)
-class _Examined:
-    """A sample and either its image or why there is none."""
-
-    sample: RawSample
-    image: ShardImage | None
-    reason: str = ""
-
-
-def _rows(ledger: _Ledger, context: StageContext) -> Iterator[IndexRow]:
-    """Writes all shards; the rows of the index as they come about."""
-    threads = context.compute.threads or os.cpu_count() or 1
-    for split in _ORDER:
-        with ShardWriter(context.output, split, ledger.config.shard_images) as writer:
-            for examined in in_order(_examine, ledger.source.samples(split), threads):
-                if context.stopping():
-                    raise Stopped
-                if (image := _admit(examined, ledger)) is not None:
-                    yield writer.add(image)
-                context.progress(ledger.seen, ledger.total, split)
-        ledger.shards += writer.shards
-        _check_left(split, ledger)
+def _write_index(path: Path, parts: _Parts) -> None:
+    """The rows of what was kept, part after part; keys ascend within a split, so none comes twice."""
+    last = ("", "")
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for table in parts.again():
+            kept = table.filter(pc.equal(table["state"], KEPT)).select(SCHEMA.names)
+            for split, key in zip(kept["split"].to_pylist(), kept["key"].to_pylist(), strict=True):
+                assert split != last[0] or key > last[1], (split, last[1], key)
+                last = (split, key)
+            writer.write_table(kept.replace_schema_metadata().cast(SCHEMA))
 
 
-def _examine(sample: RawSample) -> _Examined:
-    """Reads and decodes one sample; runs on many threads."""
-    data = sample.read()
-    try:
-        info = inspect(data)
-    except CorruptImage as error:
-        return _Examined(sample, None, str(error))
-    image = ShardImage(
-        key=sample.key,
-        suffix=sample.suffix,
-        data=data,
-        label=sample.label,
-        width=info.width,
-        height=info.height,
-        sha256=hashlib.sha256(data).hexdigest(),
-        path=sample.path,
-    )
-    return _Examined(sample, image)
+def _write_left_out(path: Path, parts: _Parts, state: str) -> None:
+    schema = pa.schema([PART_SCHEMA.field(name) for name in _LEFT_OUT])
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for table in parts.again():
+            left_out = table.filter(pc.equal(table["state"], state)).select(_LEFT_OUT)
+            writer.write_table(left_out.replace_schema_metadata().cast(schema))
 
 
-def _admit(examined: _Examined, ledger: _Ledger) -> ShardImage | None:
-    """The image if it is to be kept; the ledger says where it went in any case."""
-    sample, image = examined.sample, examined.image
-    if image is None:
-        ledger.corrupt.append(_LeftOut(sample, examined.reason))
-        return None
-    if ledger.judged.get(image.sha256, sample.split) != sample.split:
-        ledger.dropped.append(_LeftOut(sample, LEAK))
-        return None
-    if sample.split in _JUDGED:
-        ledger.judged[image.sha256] = sample.split
-    ledger.kept[sample.split] += 1
-    if sample.split == "labeled" and sample.label is not None:
-        ledger.labelled[sample.label] += 1
-    return image
-
-
-def _check_left(split: Split, ledger: _Ledger) -> None:
-    """A finished split still has images, and the labelled one some of each class."""
-    left_out = [out for out in ledger.corrupt + ledger.dropped if out.sample.split == split]
-    if not ledger.kept[split]:
-        raise UserError(f"the {split} split has no image left: {_examples(left_out)}; add other images")
-    if split == "labeled":
-        for label, name in enumerate(ledger.source.class_names):
-            if not ledger.labelled[label]:
-                of_class = [out for out in left_out if out.sample.label == label]
-                raise UserError(f"class '{name}' has no labelled image left: {_examples(of_class)}; add other images")
-
-
-def _check_corrupt(ledger: _Ledger) -> None:
-    share, limit = len(ledger.corrupt) / ledger.total, ledger.config.max_corrupt_fraction
-    if share > limit:
-        raise UserError(
-            f"{len(ledger.corrupt)} of {ledger.total} images ({share:.2%}) cannot be decoded: "
-            f"{_examples(ledger.corrupt)}; mend or remove them, or raise data.max_corrupt_fraction "
-            f"(now {limit:g})"
-        )
-
-
-def _examples(left_out: list[_LeftOut]) -> str:
-    """For a person: the first three with their reasons, and how many more."""
-    words = {LEAK: "the same bytes as a holdout or test image"}
-    first = ", ".join(f"{out.sample.path} ({words.get(out.reason, out.reason)})" for out in left_out[:3])
-    return f"{first} and {len(left_out) - 3} more" if len(left_out) > 3 else first
-
-
-def _write_left_out(path: Path, left_out: list[_LeftOut]) -> None:
-    rows = [
-        {"split": out.sample.split, "key": out.sample.key, "path": out.sample.path, "reason": out.reason}
-        for out in left_out
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=_LEFT_OUT), path, compression="zstd")
-
-
-def _keys_are_unique(index: Path) -> bool:
-    """Over all splits; a `ShardWriter` sees to it within one."""
-    keys = pq.read_table(index, columns=["key"])["key"]
-    return bool(pc.count_distinct(keys).as_py() == len(keys))
+def _write_duplicates(path: Path, parts: _Parts) -> list[int]:
+    """Groups of the pool's images that look alike, each named by its first key; how large each is."""
+    tables = [table for table in parts.again() if table.num_rows and table["split"][0].as_py() == "pool"]
+    pool = pa.concat_tables([table.select(["key", "state", "hash", "mirrored"]) for table in tables])
+    pool = pool.filter(pc.equal(pool["state"], KEPT))
+    if pool.num_rows > _MOST_GROUPED:
+        log.warning("look-alikes in the pool are not listed: %d images, over %d", pool.num_rows, _MOST_GROUPED)
+        pool = pool.slice(0, 0)
+    groups = group(np.minimum(pool["hash"].to_numpy(), pool["mirrored"].to_numpy()))
+    first, sizes = np.unique(groups, return_counts=True)
+    members = np.flatnonzero(np.isin(groups, first[sizes > 1]))
+    members = members[np.argsort(groups[members], kind="stable")]
+    columns = [pool["key"].take(pa.array(members)), pool["key"].take(pa.array(groups[members]))]
+    pq.write_table(pa.table(columns, schema=_GROUP_SCHEMA), path, compression="zstd")
+    return [int(size) for size in sizes[sizes > 1]]

@@ -1,76 +1,106 @@
-"""Rows of a stream: where each image lies and what it is trained towards; and their decoded pictures."""
+"""Rows of a stream: where each image lies, what it is trained towards, and in which order they come.
 
-from collections.abc import Iterator
+Columns, not objects: a row costs 28 bytes, its key and its target. 81 million rows with hard labels and keys of
+16 characters take 4.5 GB.
+"""
+
 from dataclasses import dataclass
-from threading import Lock
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from ns_core.data.images import decode
-from ns_core.data.index import ShardReader, SplitIndex
-from ns_core.data.transforms import eval_view
+from ns_core.data.index import SplitIndex
+from ns_core.data.order import Order, StreamOrder, WindowedOrder
 
-CACHE_BYTES = 256 << 20
-"""Decoded images kept for the next epoch: a small data set is decoded once (1,797 digits: 5 MB)."""
 
-Image = NDArray[np.uint8]
+class Targets(Protocol):
+    """Probabilities by row: a float32[N,C] array, or `OneHot`."""
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """float32[len(rows),C]"""
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """Targets made of labels when they are asked for: 1.28 million rows of 1,000 classes would be 5 GB."""
+
+    labels: NDArray[np.int32]
+    classes: int
+    smoothing: float = 0.0
+    """s in (1-s)*q + s/C."""
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        rest = np.float32(self.smoothing / self.classes)
+        targets = np.full((len(rows), self.classes), rest, np.float32)
+        targets[np.arange(len(rows)), self.labels[rows]] = np.float32(1 - self.smoothing) + rest
+        return targets
 
 
 @dataclass(frozen=True)
 class Rows:
     """Images of one stream and what they are trained towards."""
 
-    shards: list[str]
-    """Shard of each row."""
+    shard_names: tuple[str, ...]
+    shard_codes: NDArray[np.int32]
+    """int32[N], into `shard_names`."""
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
-    keys: list[str]
-    targets: NDArray[np.float32]
-    """float32[N,C]: probabilities, one-hot for labels."""
+    keys: pa.Array
+    """Text, one array (`index.joined_text`)."""
+    targets: Targets
+    copies: NDArray[np.int32] | None = None
+    """int32[N], how often a pass takes each row; None: once."""
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.offsets)
+
+    @property
+    def positions(self) -> int:
+        """Of a pass."""
+        return len(self) if self.copies is None else int(self.copies.sum())
+
+    def place(self, row: int) -> tuple[str, int, int]:
+        """Shard, offset and size of a row's bytes."""
+        return self.shard_names[self.shard_codes[row]], int(self.offsets[row]), int(self.sizes[row])
+
+    def key(self, row: int) -> str:
+        key: str = self.keys[row].as_py()
+        return key
+
+    def keys_of(self, rows: NDArray[np.int64]) -> list[str]:
+        keys: list[str] = self.keys.take(pa.array(rows)).to_pylist()
+        return keys
 
 
-class ImageSource:
-    """Decoded images of a dataset by row, the recent ones from memory."""
-
-    def __init__(self, reader: ShardReader, limit: int = CACHE_BYTES) -> None:
-        self._reader, self._room, self._lock = reader, limit, Lock()
-        self._cache: dict[tuple[str, int], Image] = {}
-
-    def image(self, rows: Rows, row: int) -> Image:
-        """uint8[H,W,3]; the caller must not write into it."""
-        place = (rows.shards[row], int(rows.offsets[row]))
-        cached = self._cache.get(place)
-        if cached is not None:
-            return cached
-        image = decode(self._reader.read(*place, int(rows.sizes[row])))
-        with self._lock:
-            if place not in self._cache and image.nbytes <= self._room:
-                self._room -= image.nbytes
-                self._cache[place] = image
-        return image
+def rows_of(split: SplitIndex, targets: Targets) -> Rows:
+    """A split of the index as rows of a stream."""
+    columns = (split.shard_names, split.shard_codes, split.offsets, split.sizes, split.key_column)
+    return Rows(*columns, targets)
 
 
-def rows_of(split: SplitIndex, targets: NDArray[np.float32]) -> Rows:
-    """A split of the index as rows of a stream. targets: float32[N,C]."""
-    shards = [split.shard_names[code] for code in split.shard_codes]
-    return Rows(shards, split.offsets, split.sizes, list(split.keys), targets)
+class Shuffle(NamedTuple):
+    """What keys the order of the streams."""
+
+    seed: int
+    window_shards: int = 0
+    """Shards mixed at a time; 0: all."""
 
 
-def one_hot(labels: NDArray[np.int32], classes: int, smoothing: float = 0.0) -> NDArray[np.float32]:
-    """float32[N,C], with label smoothing (1-s)*q + s/C."""
-    hot: NDArray[np.float32] = np.eye(classes, dtype=np.float32)[labels]
-    return hot * np.float32(1 - smoothing) + np.float32(smoothing / classes)
+@dataclass(frozen=True)
+class Stream:
+    """Rows in the order of training."""
+
+    rows: Rows
+    images: int
+    """A step, over all ranks."""
+    order: Order
 
 
-def eval_batches(source: ImageSource, rows: Rows, view: tuple[int, float], size: int) -> Iterator[Image]:
-    """Clean central views of all rows in their order, `size` at a time: uint8[<=size,H,W,3].
-
-    `view` is (side, crop_pct) as `transforms.eval_view` takes them.
-    """
-    for first in range(0, len(rows), size):
-        chunk = range(first, min(first + size, len(rows)))
-        yield np.stack([eval_view(source.image(rows, row), *view) for row in chunk])
+def stream_of(rows: Rows, images: int, number: int, shuffle: Shuffle) -> Stream:
+    """Stream `number` (0: labelled, 1: pseudo) of a joint stream."""
+    key = (shuffle.seed, number)
+    if shuffle.window_shards:
+        return Stream(rows, images, WindowedOrder(rows.shard_codes, shuffle.window_shards, *key, rows.copies))
+    return Stream(rows, images, StreamOrder(len(rows), *key, rows.copies))

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ns_core.config import EvaluateConfig
-from ns_core.data.index import DatasetIndex, ShardReader, Split
-from ns_core.data.rows import Image, ImageSource, Rows, eval_batches, one_hot, rows_of
+from ns_core.data.dataset import Images
+from ns_core.data.image_source import Image, ImageSource, eval_batches
+from ns_core.data.index import DatasetIndex, Split
+from ns_core.data.rows import OneHot, Rows, rows_of
 from ns_core.data.transforms import eval_view
 from ns_core.errors import StageFailed
 from ns_core.evaluation import metrics
@@ -62,11 +64,11 @@ class Subject:
 def run(config: EvaluateConfig, context: StageContext) -> dict[str, JsonValue]:
     """Inputs: `dataset`, `checkpoint`, and `baseline` unless this is the first teacher."""
     set_threads(context.compute.threads)
-    index = DatasetIndex.load(context.inputs["dataset"])
+    images = Images.open(context)
+    index = images.index
     network, card = load_checkpoint(context.inputs["checkpoint"])
     predictor = Predictor(network, card, choose_device(context.compute.device))
-    source = ImageSource(ShardReader(context.inputs["dataset"]))
-    subject = Subject(config, context, index, source, predictor, card)
+    subject = Subject(config, context, index, images.source, predictor, card)
     chosen = subset(index.split("test").labels, config.max_images, config.seed)
     passes = len(config.corruptions) * len(config.severities) + len(config.fgsm_eps)
     subject.total = len(index.split("holdout")) + len(index.split("test")) + passes * len(chosen)
@@ -95,7 +97,7 @@ def run(config: EvaluateConfig, context: StageContext) -> dict[str, JsonValue]:
 def split_rows(subject: Subject, split: Split) -> Rows:
     """The rows of a labelled split."""
     part = subject.index.split(split)
-    return rows_of(part, one_hot(part.labels, subject.index.num_classes))
+    return rows_of(part, OneHot(part.labels, subject.index.num_classes))
 
 
 def clean(subject: Subject, split: Split) -> Probabilities:
@@ -157,7 +159,7 @@ def corruption_errors(subject: Subject, chosen: NDArray[np.int64]) -> dict[str, 
 def _corrupted(subject: Subject, rows: Rows, row: int, name: str, severity: int) -> Image:
     """The image as it was ingested, corrupted, then the clean view. Its noise hangs on its key alone."""
     image = subject.source.image(rows, row)
-    seed = sample_seed(subject.config.seed, name, severity, rows.keys[row])
+    seed = sample_seed(subject.config.seed, name, severity, rows.key(row))
     damaged = corrupt(image, name, severity, np.random.default_rng(seed), tier(min(image.shape[:2])))
     return eval_view(damaged, subject.card.test_size, subject.card.crop_pct)
 

@@ -5,10 +5,13 @@ shard of the pool, rows in the shard's order, joined later by key and never by p
 as soon as it is whole, so a worker that comes after a killed one labels the missing shards only.
 """
 
+import hashlib
 import shutil
 import time
+from collections import deque
 from functools import partial
-from pathlib import Path
+from itertools import islice
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -17,62 +20,75 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ns_core.config import InferConfig
-from ns_core.data.index import DatasetIndex, ShardReader, SplitIndex
-from ns_core.data.rows import ImageSource, Rows, eval_batches, rows_of
+from ns_core.data.dataset import Images
+from ns_core.data.image_source import eval_batches
+from ns_core.data.index import SplitIndex, joined_text
+from ns_core.data.read_ahead import ShardsAhead
+from ns_core.data.rows import Rows
 from ns_core.models.checkpoint import load_checkpoint
 from ns_core.models.predict import Predictor, assert_noise_free, choose_device, set_threads
 from ns_core.stage import StageContext, Stopped, log
 
+_SHARDS_AHEAD = 2
+"""The one that is labelled and the next."""
+
 
 def run(config: InferConfig, context: StageContext) -> dict[str, JsonValue]:
     """Inputs: `dataset`, `teacher`. Files: `labels-{shard}.parquet` with the columns of `label_table`."""
-    index = DatasetIndex.load(context.inputs["dataset"])
-    pool = index.split("pool")
+    images = Images.open(context, pixels=0)
+    pool = images.index.split("pool")
     network, card = load_checkpoint(context.inputs["teacher"])
     set_threads(context.compute.threads)
     predictor = Predictor(network, card, choose_device(context.compute.device))
     assert_noise_free(predictor)
-    rows = rows_of(pool, np.zeros((len(pool), 0), np.float32))
-    source = ImageSource(ShardReader(context.inputs["dataset"]), limit=0)
-    saved, done, fresh, since = context.resume.names(), 0, 0, time.monotonic()
-    if known := saved.intersection(map(label_file, pool.shard_names)):
-        log.info("going on: %d of %d shards are labelled already", len(known), len(pool.shard_names))
-    counts = np.zeros(index.num_classes, np.int64)
-    for code, shard in enumerate(pool.shard_names):
-        name, members = label_file(shard), np.flatnonzero(pool.shard_codes == code)
-        if name not in saved:
-            if context.stopping():
-                raise Stopped
-            part = _subset(rows, members)
-            batches = eval_batches(source, part, (card.test_size, card.crop_pct), config.batch_size)
-            probabilities = np.concatenate([predictor.probabilities(batch) for batch in batches])
-            write = partial(pq.write_table, label_table(pool, members, probabilities), compression="zstd")
-            context.resume.save(name, write)
-            fresh += len(members)
-        counts += _collect(context, name, index.num_classes)
-        done += len(members)
-        context.progress(done, len(pool), shard)
+    saved, done, since = context.resume.names(), 0, time.monotonic()
+    missing = deque(shard for shard in pool.shard_names if label_file(shard) not in saved)
+    if len(missing) < len(pool.shard_names):
+        known = len(pool.shard_names) - len(missing)
+        log.info("going on: %d of %d shards are labelled already", known, len(pool.shard_names))
+    fresh, counts = 0, np.zeros(images.index.num_classes, np.int64)
+    with ShardsAhead(images.source.reader) as ahead:
+        for shard, members in pool.members():
+            name = label_file(shard)
+            if name not in saved:
+                if context.stopping():
+                    raise Stopped
+                ahead.want(list(islice(missing, _SHARDS_AHEAD)))
+                missing.popleft()
+                rows = _shard_rows(pool, shard, members)
+                batches = eval_batches(images.source, rows, (card.test_size, card.crop_pct), config.batch_size)
+                probabilities = np.concatenate([predictor.probabilities(batch) for batch in batches])
+                write = partial(pq.write_table, label_table(pool, members, probabilities), compression="zstd")
+                context.resume.save(name, write)
+                fresh += len(members)
+            counts += _collect(context, name, images.index.num_classes)
+            done += len(members)
+            context.progress(done, len(pool), shard)
     log.info("labelled %d of %d images in %.1f s", fresh, done, time.monotonic() - since)
     return {"images": done, "shards": len(pool.shard_names), "predicted_per_class": [int(count) for count in counts]}
 
 
 def label_file(shard: str) -> str:
-    """Name of a shard's labels."""
-    return f"labels-{Path(shard).stem}.parquet"
+    """Name of a shard's labels. Shards of the person's own may have equal names in different folders."""
+    path = PurePosixPath(shard)
+    if path.parent == PurePosixPath("."):
+        return f"labels-{path.stem}.parquet"
+    return f"labels-{path.stem}-{hashlib.sha256(shard.encode()).hexdigest()[:12]}.parquet"
 
 
 def label_table(pool: SplitIndex, members: NDArray[np.int64], probabilities: NDArray[np.float32]) -> pa.Table:
-    """The labels of one shard.
+    """The labels of one shard, of which `members` are all rows, ascending.
 
     Columns: key, sha256 (of the image), top1 int32, confidence float32, margin float32 (first minus second
     probability), probabilities fp16[C] (error below 2.5e-4; readers normalise again).
     """
+    texts = pool.texts(pool.shard_names[pool.shard_codes[members[0]]]).combine_chunks()
     ordered = np.sort(probabilities, axis=1)
     half = pa.array(probabilities.astype(np.float16).ravel())
     return pa.table(
         {
-            "key": pa.array(pool.keys[members], pa.string()),
-            "sha256": pa.array(pool.sha256[members], pa.string()),
+            "key": texts["key"],
+            "sha256": texts["sha256"],
             "top1": pa.array(probabilities.argmax(axis=1), pa.int32()),
             "confidence": pa.array(ordered[:, -1], pa.float32()),
             "margin": pa.array(ordered[:, -1] - ordered[:, -2], pa.float32()),
@@ -81,13 +97,14 @@ def label_table(pool: SplitIndex, members: NDArray[np.int64], probabilities: NDA
     )
 
 
-def _subset(rows: Rows, members: NDArray[np.int64]) -> Rows:
+def _shard_rows(pool: SplitIndex, shard: str, members: NDArray[np.int64]) -> Rows:
     return Rows(
-        [rows.shards[row] for row in members],
-        rows.offsets[members],
-        rows.sizes[members],
-        [rows.keys[row] for row in members],
-        rows.targets[members],
+        shard_names=(shard,),
+        shard_codes=np.zeros(len(members), np.int32),
+        offsets=pool.offsets[members],
+        sizes=pool.sizes[members],
+        keys=joined_text(pool.texts(shard)["key"]),
+        targets=np.zeros((len(members), 0), np.float32),
     )
 
 

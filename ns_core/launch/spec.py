@@ -25,6 +25,8 @@ class WorkerSpec(Frozen):
     extra_inputs: dict[str, str] = {}
     """Fingerprints of inputs that are no artifacts, such as a folder of images."""
     store: str
+    places: dict[str, str] = {}
+    """Root of the person's own shards by field of `DataConfig`, where the dataset's index points to them."""
     compute: ComputeConfig
 
     def inputs_by_fingerprint(self) -> Mapping[str, str]:

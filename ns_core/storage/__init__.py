@@ -41,6 +41,9 @@ class Storage(Protocol):
     def put_file(self, key: str, path: Path) -> None:
         """Copy a local file to `key`, atomically and durably, over what is there."""
 
+    def take_file(self, key: str, path: Path) -> None:
+        """As `put_file`, and the file is gone afterwards: a rename where both lie on one file system."""
+
     def put_bytes(self, key: str, data: bytes) -> None:
         """Store `data` under `key`, atomically and durably, over what is there."""
 
@@ -65,6 +68,10 @@ class Storage(Protocol):
 
     def list(self, prefix: str) -> Iterator[str]:
         """The keys that start with `prefix` ("" for all), sorted; never a temporary file."""
+
+    def copy(self, source: str, target: str) -> None:
+        """Store what `source` holds under `target` too, atomically; or `NotFound`. Moves no bytes through this
+        process: a hard link locally where the file system has them, a server-side copy on S3."""
 
     def move(self, source: str, target: str) -> None:
         """Rename, over what is there; or `NotFound`. On S3 a copy, then a delete: not atomic."""

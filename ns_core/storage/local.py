@@ -4,6 +4,7 @@ A file that is being written is called `.tmp-<random>` and stands beside its tar
 file system. A killed writer leaves it; no reader is shown it, and `delete_tree` takes it along.
 """
 
+import errno
 import os
 import shutil
 import stat
@@ -15,6 +16,8 @@ from uuid import uuid4
 from ns_core.errors import NotFound
 from ns_core.storage.keys import TEMPORARY, checked_folder, checked_key, checked_prefix
 
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV)
+"""What `link` says where a file system has no hard links, or no more of them."""
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -29,6 +32,20 @@ class LocalStorage:
     def put_file(self, key: str, path: Path) -> None:
         with staged(self._file(key)) as copy, path.open("rb") as source, copy.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
+
+    def take_file(self, key: str, path: Path) -> None:
+        target = self._file(key)
+        _make_folder(target.parent)
+        try:
+            _sync(path)
+            path.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self.put_file(key, path)
+            path.unlink()
+        else:
+            _sync(target.parent)
 
     def put_bytes(self, key: str, data: bytes) -> None:
         with staged(self._file(key)) as copy:
@@ -70,6 +87,17 @@ class LocalStorage:
         kept = (file for file in files if not file.name.startswith(TEMPORARY))
         keys = (file.relative_to(self._root).as_posix() for file in kept)
         return iter(sorted(key for key in keys if key.startswith(prefix)))
+
+    def copy(self, source: str, target: str) -> None:
+        renamed = self._file(target)
+        _make_folder(renamed.parent)
+        with self._found(source) as file:
+            try:
+                _link(file, renamed)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                self.put_file(target, file)
 
     def move(self, source: str, target: str) -> None:
         file, renamed = self._file(source), self._file(target)
@@ -120,6 +148,18 @@ def staged(target: Path, publish: Callable[[Path, Path], None] = os.replace) -> 
         _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _link(file: Path, target: Path) -> None:
+    """`target` becomes another name of `file`, over what is there. Linking to an existing name fails, and
+    renaming onto a name of the same file does nothing, hence the name in between."""
+    temporary = target.with_name(f"{TEMPORARY}{uuid4().hex}")
+    os.link(file, temporary)
+    try:
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(target.parent)
 
 
 def _make_folder(folder: Path) -> None:

@@ -62,6 +62,10 @@ class S3Storage:
         with self._request(key) as named:
             self._client.upload_file(str(path), **named, Config=_TRANSFER)
 
+    def take_file(self, key: str, path: Path) -> None:
+        self.put_file(key, path)
+        path.unlink()
+
     def put_bytes(self, key: str, data: bytes) -> None:
         with self._request(key) as named:
             self._client.put_object(**named, Body=data)
@@ -111,10 +115,13 @@ class S3Storage:
         # Servers that keep a directory tree list "a/b" before "a-b"; some show a folder as "a/".
         return iter(sorted(name[len(self._prefix) :] for name in names if not name.endswith("/")))
 
-    def move(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str) -> None:
         assert source != target, source
         with self._request(target) as named, self._request(source) as origin:
             self._client.copy(origin, **named, Config=_TRANSFER)
+
+    def move(self, source: str, target: str) -> None:
+        self.copy(source, target)
         self.delete(source)
 
     def delete(self, key: str) -> None:

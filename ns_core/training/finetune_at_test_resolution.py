@@ -8,19 +8,27 @@ from pydantic import JsonValue
 from torch import nn
 
 from ns_core.config import FinetuneConfig
-from ns_core.data.loader import JointLoader
+from ns_core.data.dataset import Images
 from ns_core.errors import UserError
 from ns_core.models.checkpoint import load_checkpoint
 from ns_core.models.factory import block_groups, drop_paths
 from ns_core.models.predict import choose_device
 from ns_core.stage import StageContext
-from ns_core.training.job import Images, Job, finish, require_branches, seed_worker, train_view
+from ns_core.training.job import (
+    Job,
+    finish,
+    holdout_check,
+    joint_loader,
+    labelled_rows,
+    require_branches,
+    seed_worker,
+)
 from ns_core.training.trainer import Trainer
 
 
 def run(config: FinetuneConfig, context: StageContext) -> dict[str, JsonValue]:
     """Inputs: `dataset`, `student`. Files as `train-teacher`; the card carries the new test resolution."""
-    images = Images.open(context.inputs["dataset"])
+    images = Images.open(context)
     device = choose_device(context.compute.device)
     seed_worker(config.seed, context.compute.threads)
     network, card = load_checkpoint(
@@ -31,14 +39,12 @@ def run(config: FinetuneConfig, context: StageContext) -> dict[str, JsonValue]:
     )
     require_branches(network, card.model, config)
     card = card.model_copy(update={"test_size": config.image_size, "crop_pct": config.crop_pct})
-    rows = images.labelled(config.label_smoothing)
-    view = train_view(config.augmentation, config.image_size)
     job = Job(
         config,
         card,
         network,
-        JointLoader(images.source, view, [(rows, config.batch_size)], config.seed),
-        images.holdout_check(card, device),
+        joint_loader(images, config, labelled_rows(images, config.label_smoothing)),
+        holdout_check(images, card, device),
         frozen=_frozen(network, card.model, config),
         curve="finetune",
     )

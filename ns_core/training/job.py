@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,10 +9,11 @@ from pydantic import JsonValue
 from torch import nn
 
 from ns_core.config import Augmentation, StudentConfig, TeacherConfig, TrainConfig
-from ns_core.data.index import DatasetIndex, ShardReader
-from ns_core.data.loader import JointLoader
+from ns_core.data.dataset import Images
+from ns_core.data.image_source import eval_batches
+from ns_core.data.loader import JointLoader, Sampling
 from ns_core.data.randaugment import RandAugment
-from ns_core.data.rows import ImageSource, Rows, eval_batches, one_hot, rows_of
+from ns_core.data.rows import OneHot, Rows, Shuffle, rows_of
 from ns_core.data.transforms import TrainView
 from ns_core.errors import StageFailed, UserError
 from ns_core.models.checkpoint import ModelCard, save_checkpoint
@@ -23,6 +23,8 @@ from ns_core.stage import StageContext
 from ns_core.training.losses import LossForm
 
 EVAL_BATCH = 256
+NAMED_KEYS = 100
+"""Unreadable images that the record names; all are in the log."""
 
 
 @dataclass(frozen=True)
@@ -42,34 +44,33 @@ class Job:
     """Prefix of the metrics."""
 
 
-@dataclass(frozen=True)
-class Images:
-    """A dataset folder opened for training: its index and decoded pictures."""
+def labelled_rows(images: Images, smoothing: float) -> Rows:
+    """The labelled split with smoothed one-hot targets."""
+    split = images.index.split("labeled")
+    return rows_of(split, OneHot(split.labels, images.index.num_classes, smoothing))
 
-    index: DatasetIndex
-    source: ImageSource
 
-    @classmethod
-    def open(cls, folder: Path) -> "Images":
-        return cls(DatasetIndex.load(folder), ImageSource(ShardReader(folder)))
+def joint_loader(images: Images, config: TrainConfig, *streams: Rows) -> JointLoader:
+    """Batches of the labelled stream, and of the pseudo stream where there is one, noised as configured."""
+    ratio = config.ratio if isinstance(config, StudentConfig) else 0
+    counts = (config.batch_size, config.batch_size * ratio)
+    sampling = Sampling(Shuffle(config.seed, config.window_shards), config.max_bad_fraction)
+    view = train_view(config.augmentation, config.image_size)
+    return JointLoader(images.source, view, list(zip(streams, counts, strict=False)), sampling)
 
-    def labelled(self, smoothing: float) -> Rows:
-        """The labelled split with smoothed one-hot targets."""
-        split = self.index.split("labeled")
-        return rows_of(split, one_hot(split.labels, self.index.num_classes, smoothing))
 
-    def holdout_check(self, card: ModelCard, device: torch.device) -> Callable[[nn.Module], float]:
-        """A function that gives a network's top-1 on the holdout, 0..1."""
-        split = self.index.split("holdout")
-        rows = rows_of(split, one_hot(split.labels, self.index.num_classes))
+def holdout_check(images: Images, card: ModelCard, device: torch.device) -> Callable[[nn.Module], float]:
+    """A function that gives a network's top-1 on the holdout, 0..1."""
+    split = images.index.split("holdout")
+    rows = rows_of(split, OneHot(split.labels, images.index.num_classes))
 
-        def top1(network: nn.Module) -> float:
-            predictor = Predictor(network, card, device)
-            batches = eval_batches(self.source, rows, (card.test_size, card.crop_pct), EVAL_BATCH)
-            answers = np.concatenate([predictor.probabilities(batch).argmax(axis=1) for batch in batches])
-            return float((answers == split.labels).mean())
+    def top1(network: nn.Module) -> float:
+        predictor = Predictor(network, card, device)
+        batches = eval_batches(images.source, rows, (card.test_size, card.crop_pct), EVAL_BATCH)
+        answers = np.concatenate([predictor.probabilities(batch).argmax(axis=1) for batch in batches])
+        return float((answers == split.labels).mean())
 
-        return top1
+    return top1
 
 
 def seed_worker(seed: int, threads: int) -> None:
@@ -121,4 +122,6 @@ def finish(job: Job, network: nn.Module, context: StageContext) -> dict[str, Jso
         "test_size": job.card.test_size,
         "steps": job.config.steps,
         "holdout_top1": job.holdout(network),
+        "bad_images": len(job.loader.bad),
+        "bad_keys": list[JsonValue](job.loader.bad.keys[:NAMED_KEYS]),
     }

@@ -12,48 +12,57 @@ import torch
 from pydantic import JsonValue
 
 from ns_core.config import StudentConfig
-from ns_core.data.loader import JointLoader
-from ns_core.data.rows import Rows, one_hot
+from ns_core.data.dataset import Images
+from ns_core.data.index import coded, joined_text
+from ns_core.data.rows import OneHot, Rows, Targets
 from ns_core.models.predict import choose_device
 from ns_core.stage import StageContext
-from ns_core.training.job import Images, Job, finish, fresh_network, seed_worker, train_view
+from ns_core.training.job import (
+    Job,
+    finish,
+    fresh_network,
+    holdout_check,
+    joint_loader,
+    labelled_rows,
+    seed_worker,
+)
 from ns_core.training.losses import pseudo_targets
 from ns_core.training.trainer import Trainer
+
+_COLUMNS = ["key", "shard", "offset", "size", "probabilities", "copies"]
 
 
 def run(config: StudentConfig, context: StageContext) -> dict[str, JsonValue]:
     """Inputs: `dataset`, `selection`. Files as `train-teacher`."""
-    images = Images.open(context.inputs["dataset"])
+    images = Images.open(context)
     device = choose_device(context.compute.device)
     seed_worker(config.seed, context.compute.threads)
     network, card = fresh_network(config, tuple(images.index.class_names))
-    streams = [
-        (images.labelled(config.label_smoothing), config.batch_size),
-        (selected_rows(context.inputs["selection"], config), config.batch_size * config.ratio),
-    ]
-    view = train_view(config.augmentation, config.image_size)
-    loader = JointLoader(images.source, view, streams, config.seed)
-    job = Job(config, card, network, loader, images.holdout_check(card, device), loss=config.loss)
+    selected = selected_rows(context.inputs["selection"], config)
+    loader = joint_loader(images, config, labelled_rows(images, config.label_smoothing), selected)
+    job = Job(config, card, network, loader, holdout_check(images, card, device), loss=config.loss)
     result = finish(job, Trainer(job, context, device).fit(), context)
-    return {**result, "pseudo_rows": len(streams[1][0]), "ratio": config.ratio}
+    return {**result, "pseudo_rows": selected.positions, "ratio": config.ratio}
 
 
 def selected_rows(folder: Path, config: StudentConfig) -> Rows:
-    """The selection as a stream, an image with k copies standing k times.
+    """The selection as a stream, in which an image with k copies comes k times a pass.
 
     Label smoothing goes on hard pseudo-labels only (official code).
     """
-    table = pq.read_table(folder / "selection.parquet")
-    repeat = np.repeat(np.arange(table.num_rows), table["copies"].to_numpy())
-    probabilities = np.stack(table["probabilities"].to_numpy(zero_copy_only=False)).astype(np.float32)
-    targets = pseudo_targets(torch.from_numpy(probabilities), config.labels, config.temperature).numpy()
+    table = pq.read_table(folder / "selection.parquet", columns=_COLUMNS, read_dictionary=["shard"])
+    stored = table["probabilities"].combine_chunks()
+    probabilities = stored.flatten().to_numpy().reshape(len(stored), -1).astype(np.float32)
+    targets: Targets
     if config.labels == "hard":
-        targets = one_hot(targets.argmax(axis=1).astype(np.int32), targets.shape[1], config.label_smoothing)
-    shards, keys = table["shard"].to_pylist(), table["key"].to_pylist()
+        targets = OneHot(probabilities.argmax(axis=1).astype(np.int32), probabilities.shape[1], config.label_smoothing)
+    else:
+        targets = pseudo_targets(torch.from_numpy(probabilities), config.labels, config.temperature).numpy()
     return Rows(
-        [shards[row] for row in repeat],
-        table["offset"].to_numpy()[repeat],
-        table["size"].to_numpy()[repeat],
-        [keys[row] for row in repeat],
-        targets[repeat],
+        *coded(table["shard"]),
+        offsets=table["offset"].to_numpy(),
+        sizes=table["size"].to_numpy(),
+        keys=joined_text(table["key"]),
+        targets=targets,
+        copies=table["copies"].to_numpy(),
     )

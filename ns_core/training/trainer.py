@@ -50,14 +50,17 @@ class Trainer:
         config = self.job.config
         self._train_mode()
         self._clock = (time.monotonic(), self.step)
-        for batch in self.job.loader.batches(self.step, config.steps, self.context.compute.loader_workers):
-            self._update(batch)
-            if self.step % config.epoch_steps == 0 or self.step == config.steps:
-                self._end_epoch()
-            if self.context.stopping() and self.step < config.steps:
-                self._save()
-                log.info("stopped after update %d of %d; saved", self.step, config.steps)
-                raise Stopped
+        try:
+            for batch in self.job.loader.batches(self.step, config.steps, self.context.compute.loader_workers):
+                self._update(batch)
+                if self.step % config.epoch_steps == 0 or self.step == config.steps:
+                    self._end_epoch()
+                if self.context.stopping() and self.step < config.steps:
+                    raise Stopped
+        except Stopped:  # of the loader, too, when it waits for a server that is away
+            self._save()
+            log.info("stopped after update %d of %d; saved", self.step, config.steps)
+            raise
         return self.average.network
 
     def _train_mode(self) -> None:
@@ -113,6 +116,7 @@ class Trainer:
             "fingerprint": self.context.fingerprint,
             "step": self.step,
             "losses": list(self._losses),
+            "bad_images": self.job.loader.bad.state(),
             "network": self.network.state_dict(),
             "average": self.average.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -132,6 +136,7 @@ class Trainer:
         self.average.network.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self._losses = state["step"], state["losses"]
+        self.job.loader.bad.restore(state["bad_images"])
         self.context.history.extend(state["history"])
         log.info("going on from update %d of %d", self.step, self.job.config.steps)
 

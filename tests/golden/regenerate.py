@@ -102,12 +102,12 @@ def losses() -> JsonValue:
     """Loss of each of 20 updates of a small teacher on the digits, one thread."""
     from ns_core.data import prepare
     from ns_core.training import train_teacher
-    from tests.factories import TINY, TINY_MODEL, stage_context, training_context
+    from tests.factories import TINY, TINY_MODEL, settled, stage_context, training_context
 
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         dataset = stage_context(Path(folder) / "dataset")
         prepare.run(DataConfig(holdout_images=60, test_images=100), dataset)
-        context = training_context(Path(folder) / "teacher", dataset=dataset.output)
+        context = training_context(Path(folder) / "teacher", dataset=settled(dataset))
         settings = {**TINY, "steps": 20, "epoch_steps": 1, "image_size": 32, "seed": 5}
         train_teacher.run(TeacherConfig(model=TINY_MODEL, **settings), context)
     return [point["value"] for point in context.history if point["key"] == "train/loss"]

@@ -1,7 +1,8 @@
 """A real S3 server for the integration tests: SeaweedFS from its wheel, on loopback, telemetry off.
 
 `s3_server` runs one for the session; `s3_store_uri` is an empty prefix in its bucket for one test,
-with endpoint and credentials in the environment, where child processes find them too.
+with endpoint and credentials in the environment, where child processes find them too. `mortal_s3` is a
+server of one test's own, which it may kill and start again.
 """
 
 import os
@@ -75,41 +76,78 @@ def wait_until_ready(process: "subprocess.Popen[bytes]", aws: Mapping[str, str],
     pytest.fail(f"weed did not start:\n{log.read_text(encoding='utf-8', errors='replace')[-4000:]}")
 
 
+class SeaweedFS:
+    """A server that can be killed and started again on the same ports and data."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._ports = folder, free_ports(5)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = self._ports[-1]
+        """Of its S3 interface."""
+        self.environment = {
+            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{self.port}",
+            "AWS_ACCESS_KEY_ID": "nskey",
+            "AWS_SECRET_ACCESS_KEY": "nssecretkey",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        """The variables that lead a client to its bucket `BUCKET`."""
+
+    def start(self) -> None:
+        """Returns once it takes objects."""
+        # With these two limits it stays at 120 MB resident; without them it grows to 550.
+        environment = {**os.environ, **self.environment, "GOMEMLIMIT": "200MiB", "GOGC": "40"}
+        log = self._folder / "weed.log"
+        with log.open("ab") as stream:
+            self._process = subprocess.Popen(
+                weed_command(self._folder, self._ports), env=environment, stdout=stream, stderr=subprocess.STDOUT
+            )
+        wait_until_ready(self._process, self.environment, log)
+
+    def kill(self) -> None:
+        """SIGKILL: SIGTERM would take 4 to 14 s."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        # The sockets are in /tmp whatever TMPDIR says.
+        for number in self._ports + [port + GRPC_OFFSET for port in self._ports]:
+            for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+                left.unlink()
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     """A running server, as the environment variables that lead to its bucket `BUCKET`."""
-    folder = tmp_path_factory.mktemp("seaweedfs")
-    ports = free_ports(5)
-    aws = {
-        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{ports[-1]}",
-        "AWS_ACCESS_KEY_ID": "nskey",
-        "AWS_SECRET_ACCESS_KEY": "nssecretkey",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    # With these two limits it stays at 120 MB resident; without them it grows to 550.
-    environment = {**os.environ, **aws, "GOMEMLIMIT": "200MiB", "GOGC": "40"}
-    log = folder / "weed.log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            weed_command(folder, ports), env=environment, stdout=stream, stderr=subprocess.STDOUT
-        )
+    server = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"))
     try:
-        wait_until_ready(process, aws, log)
-        yield aws
+        server.start()
+        yield server.environment
     finally:
-        # SIGTERM would take 4 to 14 s. The sockets are in /tmp whatever TMPDIR says.
-        process.kill()
-        process.wait()
-        for number in ports + [port + GRPC_OFFSET for port in ports]:
-            for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
-                left.unlink()
+        server.kill()
+
+
+@pytest.fixture
+def mortal_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeaweedFS]:
+    """A running server of this test's own, which it may kill, with the environment that leads there."""
+    (tmp_path / "seaweedfs").mkdir()
+    server = SeaweedFS(tmp_path / "seaweedfs")
+    try:
+        server.start()
+        lead_to(server.environment, monkeypatch)
+        yield server
+    finally:
+        server.kill()
+
+
+def lead_to(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients made from now on use this server."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
 def s3_store_uri(s3_server: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """The URI of a store that no other test uses."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in s3_server.items():
-        monkeypatch.setenv(name, value)
+    lead_to(s3_server, monkeypatch)
     return f"s3://{BUCKET}/{uuid4().hex}"

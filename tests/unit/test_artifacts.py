@@ -18,10 +18,10 @@ from ns_core.artifacts import (
     file_entry,
     find,
     load,
-    localize,
     materialize,
 )
 from ns_core.errors import StageFailed, UserError
+from ns_core.localize import localize
 from ns_core.storage import Storage, open_storage
 from ns_core.storage.local import LocalStorage
 from tests.artifact_builders import FILES, PATHS, committed, contents, flip, record, written

@@ -263,3 +263,18 @@ def test_an_endpoint_that_is_no_url_is_a_persons_mistake(aws: pytest.MonkeyPatch
 def test_a_bucket_name_that_no_server_takes_is_a_persons_mistake(server: ScriptedS3) -> None:
     with pytest.raises(UserError, match="create the bucket or correct the URI"):
         probe(open_storage("s3://no bucket"))
+
+
+@pytest.mark.parametrize(
+    ("refusal", "remedy"),
+    [("AccessDenied", "what they may do in this bucket"), ("RequestTimeTooSkewed", "set the clock of this machine")],
+)
+def test_a_refusal_names_the_object_the_cause_and_the_remedy_in_one_line(
+    server: ScriptedS3, refusal: str, remedy: str
+) -> None:
+    storage = open_storage("s3://bucket/runs", retries=1)
+    server.refusal = refusal
+    for use in (lambda: storage.read("key"), lambda: storage.put_bytes("key", b"")):
+        with pytest.raises(UserError, match=rf"^s3://bucket/runs/key: .*{refusal}.*{remedy}") as told:
+            use()
+        assert "\n" not in str(told.value)

@@ -2,22 +2,23 @@
 
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from psutil import Process
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ns_core.data import index
 from ns_core.data.index import (
     SCHEMA,
     DatasetIndex,
     IndexRow,
-    ShardReader,
     Split,
+    coded,
+    joined_text,
     write_classes,
     write_index,
 )
@@ -123,59 +124,47 @@ def test_reading_an_index_loads_neither_torch_nor_webdataset(dataset: Path) -> N
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code, str(dataset)]) == 0
 
 
-def test_a_reader_gives_exactly_the_bytes_asked_for(tmp_path: Path) -> None:
-    (tmp_path / "a.tar").write_bytes(bytes(range(100)))
-    with ShardReader(tmp_path) as reader:
-        assert reader.read("a.tar", 10, 3) == b"\x0a\x0b\x0c"
-        assert reader.read("a.tar", 99, 1) == b"\x63"
+def test_the_rows_of_each_shard_are_found_with_their_texts(dataset: Path) -> None:
+    split = DatasetIndex.load(dataset).split("labeled")
+    found = {shard: rows.tolist() for shard, rows in split.members()}
+    assert found == {"labeled-000000.tar": [0, 1], "labeled-000001.tar": [2, 3], "labeled-000002.tar": [4]}
+    for shard, rows in found.items():
+        texts = split.texts(shard)
+        assert texts["key"].to_pylist() == split.keys[rows].tolist()
+        assert texts["sha256"].to_pylist() == split.sha256[rows].tolist()
 
 
-def test_a_truncated_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
-    (tmp_path / "a.tar").write_bytes(b"x" * 100)
-    with ShardReader(tmp_path) as reader, pytest.raises(OSError, match=r"a\.tar: truncated, 10 of 20 bytes"):
-        reader.read("a.tar", 90, 20)
+def test_shards_are_sorted_and_rows_of_one_may_lie_anywhere(tmp_path: Path) -> None:
+    order = [4, 0, 3, 1, 2]
+    write_index(tmp_path / "index.parquet", [ROWS[number] for number in order])
+    write_classes(tmp_path / "classes.json", [])
+    split = DatasetIndex.load(tmp_path).split("labeled")
+    assert split.shard_names == tuple(f"labeled-{number:06d}.tar" for number in range(3))
+    assert split.shard_codes.tolist() == [number // 2 for number in order]
+    assert [rows.tolist() for _, rows in split.members()] == [[1, 3], [2, 4], [0]]
 
 
-def test_a_missing_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with ShardReader(tmp_path) as reader, pytest.raises(FileNotFoundError, match=r"gone\.tar"):
-        reader.read("gone.tar", 0, 1)
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "b/c", "ä", "z"]), max_size=8), min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_codes_point_to_the_sorted_names_that_occur(chunks: list[list[str]], encoded: bool) -> None:
+    arrays = [pa.array(chunk, pa.string()) for chunk in chunks]
+    column = pa.chunked_array([array.dictionary_encode() if encoded else array for array in arrays])
+    names, codes = coded(column.filter(pa.array([True] * len(column), pa.bool_())))
+    flat = [name for chunk in chunks for name in chunk]
+    assert [names[code] for code in codes] == flat
+    assert list(names) == sorted(set(flat))
+    assert codes.dtype == np.int32
 
 
-def test_a_closed_reader_has_closed_its_files_and_reads_no_more(tmp_path: Path) -> None:
-    before = Process().num_fds()
-    for name in "abc":
-        (tmp_path / name).write_bytes(b"x")
-    with ShardReader(tmp_path) as reader:
-        for name in "abcabc":
-            reader.read(name, 0, 1)
-        assert Process().num_fds() == before + 3
-    assert Process().num_fds() == before
-    with pytest.raises(ValueError, match="closed"):
-        reader.read("a", 0, 1)
+def test_text_of_many_chunks_becomes_one_array() -> None:
+    joined = joined_text(pa.chunked_array([["a"], [], ["b", "c"]], pa.string()))
+    assert isinstance(joined, pa.Array)
+    assert joined.to_pylist() == ["a", "b", "c"]
+    assert joined_text(pa.chunked_array([], pa.string())).to_pylist() == []
 
 
-def test_a_shard_is_not_closed_under_a_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a").write_bytes(b"abc")
-    reader, pread, before = ShardReader(tmp_path), os.pread, Process().num_fds()
-
-    def close_first(descriptor: int, size: int, offset: int) -> bytes:
-        reader.close()
-        return pread(descriptor, size, offset)
-
-    monkeypatch.setattr(os, "pread", close_first)
-    assert reader.read("a", 1, 2) == b"bc"
-    assert Process().num_fds() == before
-
-
-def test_threads_share_a_reader_that_keeps_few_files_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "_OPEN_SHARDS", 2)
-    before = Process().num_fds()
-    for number in range(16):
-        (tmp_path / f"{number}").write_bytes(bytes([number]) * 1000)
-    wanted = [(f"{number * 7 % 16}", number % 900) for number in range(4000)]
-    with ShardReader(tmp_path) as reader, ThreadPoolExecutor(8) as pool:
-        results = pool.map(lambda place: reader.read(place[0], place[1], 100), wanted)
-        for (shard, _), data in zip(wanted, results, strict=True):
-            assert data == bytes([int(shard)]) * 100
-        assert Process().num_fds() <= before + 8
-    assert Process().num_fds() == before
+def test_a_split_is_read_once(dataset: Path) -> None:
+    loaded = DatasetIndex.load(dataset)
+    assert loaded.split("pool") is loaded.split("pool")

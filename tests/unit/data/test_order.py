@@ -1,13 +1,15 @@
 """The order of a stream: a keyed bijection that looks random, and streams as a function of the position."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from ns_core.data.order import Permutation, StreamOrder, stream_key
+from ns_core.data.order import OrderBlocks, Permutation, StreamOrder, WindowedOrder, stream_key
 
 KEYS = 6_000
 WORD = st.integers(0, 2**32 - 1)
@@ -103,3 +105,100 @@ def test_the_row_at_a_position_depends_on_the_position_alone(positions: list[int
     together = data.draw(st.permutations(range(len(positions))))
     asked = order.rows(np.array([positions[place] for place in together]))
     assert asked.tolist() == [alone[place] for place in together]
+
+
+@given(copies=st.lists(st.integers(0, 4), min_size=1, max_size=40).filter(any), seed=WORD, epochs=st.integers(1, 3))
+def test_copies_come_in_the_order_of_rows_that_stand_so_often(copies: list[int], seed: int, epochs: int) -> None:
+    repeated = np.repeat(np.arange(len(copies)), copies)
+    positions = np.arange(len(repeated) * epochs)
+    order = StreamOrder(len(copies), seed, 1, np.array(copies, np.int32))
+    assert order.length == len(repeated)
+    assert np.array_equal(order.rows(positions), repeated[StreamOrder(len(repeated), seed, 1).rows(positions)])
+
+
+@st.composite
+def windowed(draw: st.DrawFn) -> tuple[WindowedOrder, NDArray[np.int32], NDArray[np.int32]]:
+    """A windowed order, the shard of each row and its copies."""
+    codes = np.array(draw(st.lists(st.integers(0, 8), min_size=1, max_size=60)), np.int32)
+    if draw(st.booleans()):
+        codes.sort()
+    copies = np.array(draw(st.lists(st.integers(0, 3), min_size=len(codes), max_size=len(codes)).filter(any)), np.int32)
+    repeated = draw(st.booleans())
+    order = WindowedOrder(codes, draw(st.integers(1, 6)), draw(WORD), 1, copies if repeated else None)
+    return order, codes, copies if repeated else np.ones(len(codes), np.int32)
+
+
+@given(drawn=windowed(), epochs=st.integers(1, 3))
+def test_a_windowed_pass_has_every_row_as_often_as_it_has_copies(
+    drawn: tuple[WindowedOrder, NDArray[np.int32], NDArray[np.int32]], epochs: int
+) -> None:
+    order, codes, copies = drawn
+    assert order.length == copies.sum()
+    for rows in order.rows(np.arange(order.length * epochs)).reshape(epochs, order.length):
+        assert np.array_equal(np.bincount(rows, minlength=len(codes)), copies)
+
+
+@given(drawn=windowed())
+def test_only_the_shards_of_a_window_are_mixed_and_their_need_is_foretold(
+    drawn: tuple[WindowedOrder, NDArray[np.int32], NDArray[np.int32]],
+) -> None:
+    order, codes, copies = drawn
+    used = len(set(codes[copies > 0].tolist()))
+    ahead = order.shards_ahead(0, 3 * used)
+    assert len(ahead) == 3 * used
+    begins = sorted({position for position, _ in ahead})
+    assert begins[0] == 0
+    for begin, end in pairwise([*begins, 3 * order.length]):
+        window = {code for position, code in ahead if position == begin}
+        assert 0 < len(window) <= order.window
+        assert set(codes[order.rows(np.arange(begin, end))].tolist()) == window
+        for position in (begin, end - 1):
+            assert order.shards_ahead(position, len(window)) == [one for one in ahead if one[0] == begin]
+
+
+def test_windows_and_what_is_mixed_in_them_differ_from_pass_to_pass() -> None:
+    codes = np.repeat(np.arange(20, dtype=np.int32), 30)
+    order = WindowedOrder(codes, 4, seed=3, stream=0)
+    passes = order.rows(np.arange(600 * 8)).reshape(8, 600)
+    assert len({one.tobytes() for one in passes}) == 8
+    assert len({frozenset(codes[one[:120]].tolist()) for one in passes}) == 8, "other shards meet in the first window"
+    assert not np.array_equal(np.sort(passes[0][:120]), passes[0][:120])
+
+
+def test_each_window_of_each_pass_and_stream_has_a_permutation_of_its_own() -> None:
+    """One shard a window; its rows by number within the shard."""
+    codes = np.repeat(np.arange(20, dtype=np.int32), 30)
+    orders = [WindowedOrder(codes, 1, seed, stream) for seed in (0, 1) for stream in (0, 1)]
+    windows = [run for order in orders for run in order.rows(np.arange(600 * 5)).reshape(100, 30) % 30]
+    unmixed = [run for stream in (0, 1) for run in StreamOrder(30, 0, stream).rows(np.arange(30 * 5)).reshape(5, 30)]
+    assert len({run.tobytes() for run in (*windows, *unmixed)}) == 4 * 100 + 10
+    shards = [order.rows(np.arange(0, 600 * 5, 30)).reshape(5, 20) // 30 for order in orders]
+    assert len({one.tobytes() for passes in shards for one in passes}) == 20
+
+
+def test_rows_of_a_window_are_mixed_evenly() -> None:
+    """Each of the three shards of a window gives about a third of every run."""
+    order = WindowedOrder(np.repeat(np.arange(3, dtype=np.int32), 500), 3, seed=0, stream=0)
+    counts = np.array([np.bincount(run // 500, minlength=3) for run in order.rows(np.arange(1500)).reshape(10, 150)])
+    assert _p_value(counts, 2 * 9) > 1e-3
+
+
+@given(drawn=windowed(), positions=st.lists(st.integers(0, 2**37), min_size=1, max_size=20), data=st.data())
+def test_the_row_at_a_windowed_position_depends_on_the_position_alone(
+    drawn: tuple[WindowedOrder, NDArray[np.int32], NDArray[np.int32]], positions: list[int], data: st.DataObject
+) -> None:
+    order, _, _ = drawn
+    assume(max(positions) // order.length < 2**32)
+    alone = [int(order.rows(np.array([position]))[0]) for position in positions]
+    together = data.draw(st.permutations(range(len(positions))))
+    asked = order.rows(np.array([positions[place] for place in together]))
+    assert asked.tolist() == [alone[place] for place in together]
+
+
+@pytest.mark.parametrize("rows", [1, 50, 5000])
+@given(first=st.integers(0, 10**9), count=st.integers(1, 5000))
+@settings(max_examples=20)
+def test_runs_of_positions_are_those_of_the_order(rows: int, first: int, count: int) -> None:
+    order = StreamOrder(rows, 5, 0)
+    count = min(count, 20 * rows)
+    assert np.array_equal(OrderBlocks(order).rows(first, first + count), order.rows(np.arange(first, first + count)))

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import webdataset
+from numpy.typing import NDArray
+from PIL import Image
 
 from ns_core.config import DataConfig
 from ns_core.data import prepare
 from ns_core.data.images import decode, encode_png
-from ns_core.data.index import SPLITS, DatasetIndex, ShardReader
+from ns_core.data.index import SPLITS, DatasetIndex
+from ns_core.data.reading import ShardReader
 from ns_core.errors import UserError
 from ns_core.stage import Stopped
-from tests.factories import stage_context
+from tests.factories import settled, stage_context
 
 Result = dict[str, Any]
 
@@ -51,7 +56,7 @@ def _config(root: Path, **settings: object) -> DataConfig:
 
 def _run(tmp_path: Path, config: DataConfig) -> tuple[Result, Path]:
     context = stage_context(tmp_path)
-    return prepare.run(config, context), context.output
+    return prepare.run(config, context), settled(context)
 
 
 def _files(folder: Path) -> dict[str, str]:
@@ -73,6 +78,9 @@ def test_the_artifact_has_every_image_once_and_says_how_many(pictures: Path, tmp
         "test": 4,
         "corrupt": 0,
         "leaks": 0,
+        "near_leaks": 0,
+        "pool_groups": 0,
+        "pool_look_alikes": 0,
         "images": 28,
         "shards": 3 + 2 + 1 + 1,
     }
@@ -82,6 +90,8 @@ def test_the_artifact_has_every_image_once_and_says_how_many(pictures: Path, tmp
         "classes.json",
         "corrupt.parquet",
         "dropped.parquet",
+        "duplicates.parquet",
+        "hygiene.html",
         *(f"labeled-{n:06d}.tar" for n in range(3)),
         *(f"pool-{n:06d}.tar" for n in range(2)),
         "holdout-000000.tar",
@@ -196,8 +206,8 @@ def test_copies_of_judged_images_leave_the_pool_and_the_labelled_split(
     result, output = _run(tmp_path, _config(pictures))
     assert (result["leaks"], result["labeled"], result["pool"], result[judged]) == (2, 12, 8, 4)
     assert _left_out(output, "dropped.parquet") == [
-        ("labeled", "labeled/bee/copy.png", "leak"),
-        ("pool", "unlabeled/copy.png", "leak"),
+        ("labeled", "labeled/bee/copy.png", "same bytes"),
+        ("pool", "unlabeled/copy.png", "same bytes"),
     ]
     index = DatasetIndex.load(output)
     judged_hashes = {*index.split("holdout").sha256, *index.split("test").sha256}
@@ -208,7 +218,7 @@ def test_an_image_of_holdout_and_test_stays_in_test_only(pictures: Path, tmp_pat
     _put(pictures / "holdout/ant/copy.png", (pictures / "test/ant/0.png").read_bytes())
     result, output = _run(tmp_path, _config(pictures))
     assert (result["test"], result["holdout"], result["leaks"]) == (4, 4, 1)
-    assert _left_out(output, "dropped.parquet") == [("holdout", "holdout/ant/copy.png", "leak")]
+    assert _left_out(output, "dropped.parquet") == [("holdout", "holdout/ant/copy.png", "same bytes")]
 
 
 def test_copies_within_a_split_or_of_labelled_images_in_the_pool_are_no_leak(pictures: Path, tmp_path: Path) -> None:
@@ -237,6 +247,112 @@ def test_sigterm_stops_the_stage(pictures: Path, tmp_path: Path) -> None:
     context.stopping = lambda: True
     with pytest.raises(Stopped):
         prepare.run(_config(pictures), context)
+
+
+def _photograph(number: int) -> NDArray[np.uint8]:
+    """A picture of its own with the smooth shapes that a photograph has, 96 wide and 72 high."""
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC))
+
+
+def _jpeg(pixels: NDArray[np.uint8], quality: int = 90, size: tuple[int, int] | None = None) -> bytes:
+    image, buffer = Image.fromarray(pixels), BytesIO()
+    (image.resize(size) if size else image).save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("judged", ["holdout", "test"])
+def test_near_duplicates_of_judged_images_leave_the_pool_and_are_shown_beside_them(
+    pictures: Path, tmp_path: Path, judged: str
+) -> None:
+    original = _photograph(1)
+    _put(pictures / judged / "ant" / "photograph.png", encode_png(original))
+    copies = {
+        "encoded": _jpeg(original, 60),
+        "smaller": _jpeg(original, 90, (86, 65)),
+        "mirrored": _jpeg(original[:, ::-1]),
+    }
+    for name, data in copies.items():
+        _put(pictures / "unlabeled" / f"{name}.jpg", data)
+    _put(pictures / "unlabeled" / "other.jpg", _jpeg(_photograph(2)))
+    result, output = _run(tmp_path, _config(pictures))
+    assert (result["leaks"], result["near_leaks"], result["pool"]) == (3, 3, 9)
+    assert _left_out(output, "dropped.parquet") == [
+        ("pool", f"unlabeled/{name}.jpg", "near-duplicate") for name in sorted(copies)
+    ]
+    (twin,) = {row["twin"] for row in pq.read_table(output / "dropped.parquet").to_pylist()}
+    index = DatasetIndex.load(output).split(judged)  # type: ignore[arg-type]
+    assert dict(zip(index.keys, index.paths, strict=True))[twin] == f"{judged}/ant/photograph.png"
+    page = (output / "hygiene.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 2 * len(copies)
+    for name in copies:
+        assert f"unlabeled/{name}.jpg" in page
+
+
+def test_the_guard_against_near_duplicates_can_be_turned_off(pictures: Path, tmp_path: Path) -> None:
+    _put(pictures / "test/ant/photograph.png", encode_png(_photograph(1)))
+    _put(pictures / "unlabeled/encoded.jpg", _jpeg(_photograph(1), 60))
+    assert _run(tmp_path, _config(pictures, near_duplicates=False))[0]["leaks"] == 0
+
+
+def test_look_alikes_inside_the_pool_are_grouped_and_kept(pictures: Path, tmp_path: Path) -> None:
+    for number, quality in enumerate((95, 90, 85)):
+        _put(pictures / "unlabeled" / f"like-{number}.jpg", _jpeg(_photograph(3), quality))
+    result, output = _run(tmp_path, _config(pictures))
+    assert (result["pool"], result["pool_groups"], result["pool_look_alikes"]) == (11, 1, 3)
+    pool = DatasetIndex.load(output).split("pool")
+    paths = dict(zip(pool.keys, pool.paths, strict=True))
+    rows = pq.read_table(output / "duplicates.parquet").to_pylist()
+    assert [paths[row["key"]] for row in rows] == [f"unlabeled/like-{number}.jpg" for number in range(3)]
+    assert {paths[row["group"]] for row in rows} == {"unlabeled/like-0.jpg"}
+
+
+def test_larger_images_are_shrunk_to_the_short_side_and_smaller_ones_keep_their_bytes(
+    pictures: Path, tmp_path: Path
+) -> None:
+    _put(pictures / "unlabeled/large.png", encode_png(_photograph(4)))
+    _, output = _run(tmp_path, _config(pictures, resize=36))
+    pool = DatasetIndex.load(output).split("pool")
+    sizes = dict(zip(pool.paths, zip(pool.widths, pool.heights, strict=True), strict=True))
+    assert sizes.pop("unlabeled/large.png") == (48, 36)
+    assert set(sizes.values()) == {(7, 5)}
+    row = list(pool.paths).index("unlabeled/large.png")
+    with ShardReader(output) as reader:
+        data = reader.read(pool.shard_names[pool.shard_codes[row]], int(pool.offsets[row]), int(pool.sizes[row]))
+    assert data[:2] == b"\xff\xd8"
+    assert decode(data).shape == (36, 48, 3)
+
+
+def test_the_report_adds_up(pictures: Path, tmp_path: Path) -> None:
+    _put(pictures / "unlabeled" / "copy.png", (pictures / "test/ant/0.png").read_bytes())
+    _put(pictures / "unlabeled" / "broken.png", b"")
+    _, output = _run(tmp_path, _config(pictures, max_corrupt_fraction=0.1))
+    page = (output / "hygiene.html").read_text(encoding="utf-8")
+    rows = [re.findall(r"<td>([^<]*)", row) for row in re.findall(r"<tr>(<td>.*?)</tr>", page)]
+    assert ["pool", "8", "1", "1", "10"] in rows
+    assert ["all", "28", "1", "1", "30"] in rows
+    assert ["pool", "corrupt", "empty file", "1"] in rows
+
+
+def test_a_killed_attempt_is_gone_on_with_and_none_of_its_shards_is_written_again(
+    pictures: Path, tmp_path: Path
+) -> None:
+    _put(pictures / "unlabeled" / "copy.png", (pictures / "test/ant/0.png").read_bytes())
+    config = _config(pictures)
+    whole, expected = _run(tmp_path / "whole", config)
+    for stop_after in range(1, 7):  # of 7 parts: 3 labelled, 2 of the pool, holdout and test
+        folder = tmp_path / f"stopped-{stop_after}"
+        context, asked = stage_context(folder), iter(range(100))
+        context.stopping = lambda asked=asked, stop=stop_after: next(asked) >= stop  # type: ignore[misc]
+        with pytest.raises(Stopped):
+            prepare.run(config, context)
+        shards = folder / "store" / "stage" / "resume"
+        before = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.tar")}
+        assert len(before) == stop_after
+        again = stage_context(folder)
+        assert prepare.run(config, again) == whole
+        assert {name: (shards / name).stat().st_mtime_ns for name in before} == before
+        assert _files(settled(again)) == _files(expected)
 
 
 def test_progress_ends_at_the_number_of_images(

@@ -22,10 +22,10 @@ def _image(key: str, label: int | None = 0, size: int = 700, suffix: str = "png"
 
 
 def _write(
-    folder: Path, images: Sequence[ShardImage], split: Split = "labeled", shard_images: int = 100
+    folder: Path, images: Sequence[ShardImage], split: Split = "labeled", limit: int = 1 << 30
 ) -> list[IndexRow]:
     folder.mkdir(exist_ok=True)
-    with ShardWriter(folder, split, shard_images) as writer:
+    with ShardWriter(folder, split, 0, limit) as writer:
         return [writer.add(image) for image in images]
 
 
@@ -93,30 +93,34 @@ def test_a_pool_sample_has_no_label_member(tmp_path: Path) -> None:
 
 
 def test_a_pool_image_with_a_label_and_a_labelled_one_without_are_refused(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path, "pool", 1) as pool, pytest.raises(AssertionError):
+    with ShardWriter(tmp_path, "pool", 0, 1) as pool, pytest.raises(AssertionError):
         pool.add(_image("a", 1))
-    with ShardWriter(tmp_path, "test", 1) as test, pytest.raises(AssertionError):
+    with ShardWriter(tmp_path, "test", 0, 1) as test, pytest.raises(AssertionError):
         test.add(_image("a", None))
 
 
-def test_a_shard_holds_at_most_the_images_it_may(tmp_path: Path) -> None:
-    rows = _write(tmp_path, IMAGES, shard_images=3)
-    assert [row["shard"] for row in rows] == [shard_name("labeled", n) for n in (0, 0, 0, 1, 1, 1, 2)]
-    lengths = [len(_samples(path)) for path in sorted(tmp_path.iterdir())]
-    assert lengths == [3, 3, 1]
+def test_a_shard_is_closed_by_the_image_that_fills_it(tmp_path: Path) -> None:
+    rows = _write(tmp_path, IMAGES, limit=6_000)
+    # A sample of a few bytes takes 2,048: two headers and two blocks; the first three come to 6,144.
+    assert [row["shard"] for row in rows] == [shard_name("labeled", 0, n) for n in (0, 0, 0, 1, 1, 2, 2)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "labeled-000000.tar",
+        "labeled-000000_1.tar",
+        "labeled-000000_2.tar",
+    ]
     for row, image in zip(rows, IMAGES, strict=True):
         with (tmp_path / row["shard"]).open("rb") as shard:
             shard.seek(row["offset"])
             assert shard.read(row["size"]) == image.data
 
 
-def test_the_writer_counts_its_shards(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path, "labeled", 2) as writer:
-        assert writer.shards == 0
+def test_the_writer_names_its_shards(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, "labeled", 7, 1) as writer:
+        assert writer.names == []
         for key in "abc":
             writer.add(_image(key))
-        assert writer.shards == 2
-    assert len(list(tmp_path.iterdir())) == 2
+        assert writer.names == ["labeled-000007.tar", "labeled-000007_1.tar", "labeled-000007_2.tar"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == writer.names
 
 
 def test_nothing_written_leaves_no_file(tmp_path: Path) -> None:
@@ -126,7 +130,7 @@ def test_nothing_written_leaves_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["a.b", "", "a/b", "ä", "a b", "x" * 81])
 def test_a_key_that_webdataset_or_tar_would_change_is_refused(tmp_path: Path, key: str) -> None:
-    with ShardWriter(tmp_path, "labeled", 1) as writer, pytest.raises(ValueError, match="only letters"):
+    with ShardWriter(tmp_path, "labeled", 0, 1) as writer, pytest.raises(ValueError, match="only letters"):
         writer.add(_image(key))
 
 
@@ -137,7 +141,7 @@ def test_the_longest_key_still_fits_a_plain_header(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("second", ["b", "a"])
 def test_keys_have_to_ascend_so_none_comes_twice(tmp_path: Path, second: str) -> None:
-    with ShardWriter(tmp_path, "labeled", 1) as writer:
+    with ShardWriter(tmp_path, "labeled", 0, 1) as writer:
         writer.add(_image("b"))
         with pytest.raises(ValueError, match="must ascend"):
             writer.add(_image(second))

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ns_core.config import EvaluateConfig
-from ns_core.data.index import DatasetIndex, ShardReader, Split
-from ns_core.data.rows import ImageSource, eval_batches, one_hot, rows_of
+from ns_core.data.image_source import ImageSource, eval_batches
+from ns_core.data.index import DatasetIndex, Split
+from ns_core.data.reading import ShardReader
+from ns_core.data.rows import OneHot, rows_of
 from ns_core.errors import StageFailed
 from ns_core.evaluation import evaluate_robustness
 from ns_core.evaluation.attacks import fgsm
@@ -38,7 +40,7 @@ def _pictures(dataset: Path, split: Split) -> NDArray[np.uint8]:
     """uint8[N,32,32,3], in the order of the index."""
     part = DatasetIndex.load(dataset).split(split)
     with ShardReader(dataset) as reader:
-        rows = rows_of(part, one_hot(part.labels, 10))
+        rows = rows_of(part, OneHot(part.labels, 10))
         (images,) = eval_batches(ImageSource(reader), rows, (32, 1.0), len(rows))
     return images
 

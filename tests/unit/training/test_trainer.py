@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import logging
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ import pytest
 import torch
 
 from ns_core.config import TeacherConfig
-from ns_core.data.loader import JointLoader
+from ns_core.data.dataset import Images
+from ns_core.data.index import DatasetIndex
 from ns_core.errors import StageFailed, UserError
 from ns_core.models.checkpoint import WEIGHTS, ModelCard, load_checkpoint
 from ns_core.models.factory import create_network, drop_paths
 from ns_core.stage import StageContext, Stopped
 from ns_core.training import train_teacher
-from ns_core.training.job import Images, Job, finish, seed_worker, train_view
+from ns_core.training.job import Job, finish, holdout_check, joint_loader, labelled_rows, seed_worker
 from ns_core.training.schedule import learning_rate
 from ns_core.training.trainer import CHECKPOINT, Trainer
 from tests.factories import TINY, TINY_MODEL, training_context
@@ -66,7 +68,7 @@ def _whole(config: TeacherConfig, folder: Path, dataset: Path) -> tuple[str, Cur
 
 def _trainer(config: TeacherConfig, context: StageContext) -> Trainer:
     """As train-teacher makes it."""
-    images = Images.open(context.inputs["dataset"])
+    images = Images.open(context)
     seed_worker(config.seed, 1)
     size = config.image_size
     card = ModelCard(
@@ -77,9 +79,8 @@ def _trainer(config: TeacherConfig, context: StageContext) -> Trainer:
         crop_pct=config.crop_pct,
     )
     network = create_network(config.model, 10, config.dropout, config.stochastic_depth, config.bn_momentum)
-    streams = [(images.labelled(0.1), config.batch_size)]
-    loader = JointLoader(images.source, train_view(config.augmentation, size), streams, config.seed)
-    return Trainer(Job(config, card, network, loader, images.holdout_check(card, CPU)), context, CPU)
+    loader = joint_loader(images, config, labelled_rows(images, 0.1))
+    return Trainer(Job(config, card, network, loader, holdout_check(images, card, CPU)), context, CPU)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsproptf"])
@@ -204,8 +205,7 @@ def test_the_curve_has_loss_rate_and_holdout_accuracy_at_each_epochs_end(digits_
         assert 0 < values["train/loss", step] < 5
     assert values["train/holdout_top1", 13] == result["holdout_top1"]
     network, card = load_checkpoint(context.output)
-    images = Images.open(digits_folder)
-    assert images.holdout_check(card, CPU)(network) == result["holdout_top1"]
+    assert holdout_check(Images.open(context), card, CPU)(network) == result["holdout_top1"]
 
 
 def test_training_learns_the_images_it_is_shown(digits_folder: Path, tmp_path: Path) -> None:
@@ -300,3 +300,70 @@ def test_a_network_without_branches_is_refused_under_stochastic_depth(digits_fol
     context = training_context(tmp_path, dataset=digits_folder)
     with pytest.raises(UserError, match="model 'test_efficientnet' has no residual branch to drop: set stochastic"):
         train_teacher.run(_config(model="test_efficientnet"), context)
+
+
+def test_sigterm_while_the_loader_waits_for_a_server_saves_the_updates_done(
+    digits_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The read of the 31st image never ends: it belongs to update 3 (0, 1, ...)."""
+    caplog.set_level(logging.INFO, "noisy_student")
+    first = _trainer(_config(), training_context(tmp_path / "cut", dataset=digits_folder))
+    reader, reads = first.job.loader.source.reader, itertools.count()
+    read = reader.read
+
+    def interrupted(shard: str, offset: int, size: int) -> bytes:
+        if next(reads) >= 30:
+            raise Stopped
+        return read(shard, offset, size)
+
+    reader.read = interrupted  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        first.fit()
+    assert "stopped after update 3 of 13; saved" in caplog.text
+    second = training_context(tmp_path / "cut", dataset=digits_folder)
+    train_teacher.run(_config(), second)
+    assert _outcome(second) == _whole(_config(), tmp_path / "whole", digits_folder)
+
+
+@pytest.fixture
+def damaged(digits_folder: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """The digits with two labelled images that do not decode, and their keys."""
+    folder = Path(shutil.copytree(digits_folder, tmp_path / "damaged"))
+    split = DatasetIndex.load(folder).split("labeled")
+    for row in (7, 31):
+        with (folder / split.shard_names[split.shard_codes[row]]).open("r+b") as shard:
+            shard.seek(int(split.offsets[row]))
+            shard.write(b"no picture")
+    return folder, [str(split.keys[row]) for row in (7, 31)]
+
+
+def test_images_that_cannot_be_read_are_counted_and_named_and_a_resumed_run_counts_alike(
+    damaged: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """13 steps of 8 are two passes; both are met before update 7, where the first attempt ends."""
+    folder, keys = damaged
+    config = _config(max_bad_fraction=0.05)
+    whole = training_context(tmp_path / "whole", dataset=folder)
+    result = train_teacher.run(config, whole)
+    assert result["bad_images"] == 2
+    assert sorted(str(key) for key in list[Any](result["bad_keys"])) == sorted(keys)
+    first = training_context(tmp_path / "cut", dataset=folder)
+    first.stopping = _after(7)
+    with pytest.raises(Stopped):
+        train_teacher.run(config, first)
+    second = training_context(tmp_path / "cut", dataset=folder)
+    assert train_teacher.run(config, second) == result
+    assert _outcome(second) == _outcome(whole)
+
+
+def test_more_images_that_cannot_be_read_than_allowed_fail_the_stage(
+    damaged: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder, keys = damaged
+    with pytest.raises(StageFailed, match=rf"2 of 50 labelled images .*({keys[0]}|{keys[1]}) \(.*raise max_bad_frac"):
+        train_teacher.run(_config(max_bad_fraction=0.03), training_context(tmp_path, dataset=folder))
+
+
+def test_a_window_of_shards_trains_on_another_order_of_the_same_images(digits_folder: Path, tmp_path: Path) -> None:
+    mixed, windowed = (_whole(_config(window_shards=n), tmp_path / str(n), digits_folder)[0] for n in (0, 1))
+    assert mixed != windowed

@@ -7,8 +7,9 @@ import pytest
 
 from ns_core.config import DataConfig
 from ns_core.data.folders import ImageTree, printable, read_file, scan
-from ns_core.data.sources import folder
+from ns_core.data.sources import open_source
 from ns_core.errors import UserError
+from tests.unit.data.sources.reading import mistake, samples
 
 
 @pytest.fixture
@@ -35,12 +36,7 @@ def _scan(root: Path, **folders: str) -> ImageTree:
 
 
 def _mistake(root: Path, **folders: str) -> str:
-    """The message, which is one line."""
-    with pytest.raises(UserError) as caught:
-        folder(_config(root, **folders))
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    return mistake(_config(root, **folders))
 
 
 def test_images_are_known_by_their_ending_in_either_case(root: Path) -> None:
@@ -93,7 +89,7 @@ def test_a_link_to_nothing_is_told_and_not_passed_over(root: Path) -> None:
 def test_a_name_that_is_not_utf8_is_listed_and_printable(root: Path) -> None:
     (root / "unlabeled" / os.fsdecode(b"\xff.png")).write_bytes(b"x")
     assert [printable(path) for path in _scan(root).pool] == ["a.png", "\\xff.png"]
-    paths = [sample.path for sample in folder(_config(root)).samples("pool")]
+    paths = [sample.path for sample in samples(open_source(_config(root)), "pool")]
     assert paths == ["unlabeled/a.png", "unlabeled/\\xff.png"]
 
 
@@ -129,7 +125,7 @@ def test_images_outside_the_class_folders_are_told_with_one_of_them(root: Path) 
 def test_a_class_with_no_image_is_named(root: Path) -> None:
     (root / "labeled" / "fly").mkdir()
     (root / "labeled" / "fly" / "notes.txt").write_bytes(b"x")
-    assert "data.labeled: class 'fly' has no image" in _mistake(root)
+    assert "labeled: class 'fly' has no image" in _mistake(root)
 
 
 def test_one_class_alone_is_told(root: Path) -> None:
@@ -180,7 +176,7 @@ def test_a_class_too_small_to_split_is_named_with_the_folders_that_would_help(
             _put(root / field / name / "a.png")
     folders = {field: str(root / field) for field in given}
     if enough:
-        assert folder(_config(root, **folders)).counts["labeled"] >= 3
+        assert len(samples(open_source(_config(root, **folders)), "labeled")) >= 3
         return
     message = _mistake(root, **folders)
     assert f"data.labeled: class 'fly' has {images} image(s), too few to split" in message

@@ -1,0 +1,30 @@
+"""What a person can set: one frozen model a stage, and the `Recipe` that holds them all.
+
+Defaults follow the paper where it states a value and `reference: official code` where only the code
+does; recipes in `flows/recipes` derive from them. Loads neither torch nor Prefect.
+
+    data.py          prepare-dataset
+    training.py      train-teacher, train-noisy-student, finetune-at-test-resolution
+    evaluation.py    infer-unlabeled, filter-and-balance, evaluate-robustness
+    recipe.py        all of them, and the resources
+"""
+
+from ns_core.config.data import DataConfig
+from ns_core.config.evaluation import CORRUPTIONS, EvaluateConfig, InferConfig, SelectConfig
+from ns_core.config.recipe import ComputeConfig, Recipe
+from ns_core.config.training import Augmentation, FinetuneConfig, StudentConfig, TeacherConfig, TrainConfig
+
+__all__ = [
+    "CORRUPTIONS",
+    "Augmentation",
+    "ComputeConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "FinetuneConfig",
+    "InferConfig",
+    "Recipe",
+    "SelectConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "TrainConfig",
+]

@@ -1,0 +1,73 @@
+"""Settings of what the teacher labels, what is selected of it, and how a network is judged."""
+
+from typing import ClassVar, Literal, Self, get_args
+
+from pydantic import model_validator
+
+from ns_core.settings import StageConfig, resource, science
+
+CORRUPTIONS = Literal[
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "brightness",
+    "contrast",
+    "pixelate",
+    "jpeg_compression",
+]
+
+
+class InferConfig(StageConfig):
+    """infer-unlabeled: the noise-free teacher labels the pool (algorithm 1, step 2)."""
+
+    STAGE: ClassVar[str] = "infer-unlabeled"
+    VERSION: ClassVar[int] = 1
+
+    batch_size: int = resource(256, ge=1)
+
+
+class SelectConfig(StageConfig):
+    """filter-and-balance: which pseudo-labelled images the student sees, and how often."""
+
+    STAGE: ClassVar[str] = "filter-and-balance"
+    VERSION: ClassVar[int] = 1
+
+    threshold: float = science(0.3, ge=0, le=1)
+    """Lowest confidence that is kept (paper: 0.3 for 1,000 classes; few classes want more)."""
+    per_class: int = science(130_000, ge=1)
+    """Images kept of each predicted class, the most confident first (paper: 130,000)."""
+    max_copies: int = science(10, ge=1)
+    """Classes with fewer images than `per_class` repeat theirs, at most this often."""
+    seed: int = science(0, ge=0, lt=2**32)
+    """Decides which images of a short class get the odd copy."""
+
+
+class EvaluateConfig(StageConfig):
+    """evaluate-robustness: clean accuracy, corruptions, FGSM, calibration, and the gate."""
+
+    STAGE: ClassVar[str] = "evaluate-robustness"
+    VERSION: ClassVar[int] = 1
+
+    corruptions: tuple[CORRUPTIONS, ...] = science(get_args(CORRUPTIONS))
+    severities: tuple[int, ...] = science((1, 3, 5))
+    fgsm_eps: tuple[float, ...] = science((0.0, 2.0, 4.0, 8.0, 16.0))
+    """In 0..255 units of the model's input pixels (paper, figure 3)."""
+    max_images: int = science(2_000, ge=10)
+    """Test images used for corruptions and FGSM; a seeded, stratified draw when there are more."""
+    min_gain: float = science(0.0, ge=-1, le=1)
+    """Gate: the student's holdout accuracy minus the teacher's must reach this."""
+    max_worst_class_drop: float = science(0.2, ge=0, le=1)
+    max_ece_rise: float = science(0.15, ge=0, le=1)
+    stop_p_value: float = science(0.01, gt=0, lt=1)
+    """Gate: a student that is worse at this level of an exact McNemar test stops the run."""
+    batch_size: int = resource(256, ge=1)
+    seed: int = science(0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _severities(self) -> Self:
+        if wrong := [level for level in self.severities if not 1 <= level <= 5]:
+            raise ValueError(f"severities: {wrong[0]} is not one of 1 to 5")
+        if wrong_eps := [eps for eps in self.fgsm_eps if not 0 <= eps <= 255]:
+            raise ValueError(f"fgsm_eps: {wrong_eps[0]} is not between 0 and 255")
+        return self

@@ -1,0 +1,90 @@
+"""A complete experiment: the settings of all stages, and where and how fast they run."""
+
+from typing import Literal, Self, TypeVar
+
+from pydantic import model_validator
+
+from ns_core.config.data import DataConfig
+from ns_core.config.evaluation import EvaluateConfig, InferConfig, SelectConfig
+from ns_core.config.training import FinetuneConfig, StudentConfig, TeacherConfig
+from ns_core.settings import Settings, resource, science
+
+
+class ComputeConfig(Settings):
+    """Where and how fast; nothing here is part of an identity."""
+
+    device: Literal["auto", "cpu", "cuda"] = resource("auto")
+    threads: int = resource(0, ge=0)
+    """Compute threads of a worker; 0: one for each core."""
+    loader_workers: int = resource(2, ge=1, le=64)
+    """Threads that decode and augment ahead of training."""
+    cache_gigabytes: float = resource(50.0, gt=0)
+    """Local copies of shards that lie in S3, in 2^30 bytes; the longest unused go first."""
+    retries: int = resource(2, ge=0, le=10)
+    """Times a failed stage is started again; it goes on from its last checkpoint."""
+    retry_delay_seconds: float = resource(2.0, ge=0)
+    """Pause before the first retry; it doubles each time."""
+
+
+StageT = TypeVar("StageT", DataConfig, TeacherConfig, SelectConfig, StudentConfig, FinetuneConfig, EvaluateConfig)
+
+
+def _seeded(stage: StageT, seed: int) -> StageT:
+    return stage.model_copy(update={"seed": stage.seed + seed})
+
+
+class Recipe(Settings):
+    """A complete experiment."""
+
+    name: str = resource("unnamed")
+    description: str = resource("")
+    generations: int = science(3, ge=0, le=50)
+    seed: int = science(0, ge=0, lt=2**32)
+    """Seeds the split, every network, every order and every augmentation."""
+    data: DataConfig = science(DataConfig())
+    teacher: TeacherConfig = science(TeacherConfig())
+    infer: InferConfig = science(InferConfig())
+    select: SelectConfig = science(SelectConfig())
+    student: StudentConfig = science(StudentConfig())
+    student_models: tuple[str, ...] = science(())
+    """Architecture of the student in generation 1, 2, ...; the last one repeats. Empty: student.model in all."""
+    finetune: FinetuneConfig = science(FinetuneConfig())
+    evaluate: EvaluateConfig = science(EvaluateConfig())
+    compute: ComputeConfig = resource(ComputeConfig())
+
+    def for_generation(self, generation: int) -> "Recipe":
+        """The recipe as generation `generation` (1, 2, ...) uses it: its student, and seeds of its own.
+
+        Each stage draws from a seed of its own, so that the teacher and the students of a run do not share
+        their initial weights.
+        """
+        models = self.student_models or (self.student.model,)
+        student = self.student.model_copy(update={"model": models[min(generation, len(models)) - 1]})
+        own = self.seed + 1000 * generation
+        return self.model_copy(
+            update={
+                "data": _seeded(self.data, self.seed),
+                "teacher": _seeded(self.teacher, self.seed),
+                "select": _seeded(self.select, own),
+                "student": _seeded(student, own),
+                "finetune": _seeded(self.finetune, own),
+                "evaluate": _seeded(self.evaluate, self.seed),
+            }
+        )
+
+    @model_validator(mode="after")
+    def _seeds(self) -> Self:
+        stages = (self.data, self.teacher, self.select, self.student, self.finetune, self.evaluate)
+        largest = self.seed + 1000 * self.generations + max(stage.seed for stage in stages)
+        if largest >= 2**32:  # what a key of data.order holds
+            raise ValueError(f"seed + 1000 * generations + a stage's seed come to {largest}, over 2^32: lower the seed")
+        return self
+
+    @model_validator(mode="after")
+    def _resolutions(self) -> Self:
+        if self.finetune.image_size < self.student.image_size:
+            raise ValueError(
+                f"finetune.image_size {self.finetune.image_size} is below student.image_size "
+                f"{self.student.image_size}: finetuning is for the test resolution, which is not smaller"
+            )
+        return self

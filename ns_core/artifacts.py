@@ -189,7 +189,8 @@ def commit(
 ) -> Record:
     """Publishes `directory` as the files of `record`, then the record, and returns the one that stands.
 
-    `stored`: more files of the artifact, by name, that lie in the store already: (key, what they hold). When another attempt at the same fingerprint was quicker, its record is returned and this attempt's
+    `stored`: more files of the artifact, by name, that lie in the store already: (key, what they hold).
+    When another attempt at the same fingerprint was quicker, its record is returned and this attempt's
     files are deleted: both are good, one counts.
     """
     files = {}

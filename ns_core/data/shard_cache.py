@@ -174,7 +174,10 @@ class ShardCache:
         """Copies the shard into the folder, unless another process has; its size."""
         target = self._folder / shard.name
         with suppress(FileNotFoundError):
-            return target.stat().st_size
+            size = target.stat().st_size
+            if size == shard.size or not shard.sha256:
+                return size
+            target.unlink()  # a crash of the machine cut it short
         self._folder.mkdir(parents=True, exist_ok=True)
         arrived = self._folder / f".{uuid4().hex}"
         try:

@@ -5,11 +5,13 @@ archive; or `BadTar`. An archive that ends early never passes for a shorter one,
 webdataset: all headers must have their checksum, the end must be marked, and nothing but zeros may follow it.
 
 Plain headers are read in a loop, one `pread` for those that lie close together, and checked all at once with
-numpy; whatever else is found (long names, extended headers, links, sizes of 8 GiB) sends the whole file through
-tarfile. On 1,000 samples of three members: 4.1 ms against 48 ms for tarfile (11x); mapping the file instead takes 6.
+numpy; whatever else is found (long names, extended headers that say more than times, links, sizes of 8 GiB) sends
+the whole file through tarfile. On 1,000 samples of three members: 4.1 ms against 48 ms for tarfile (11x); mapping
+the file instead takes 6.
 """
 
 import os
+import re
 import tarfile
 from typing import IO, NamedTuple
 
@@ -21,9 +23,12 @@ BLOCK = 512
 _SIZE, _CHECKSUM, _TYPE, _MAGIC, _PREFIX = slice(124, 135), slice(148, 156), 156, slice(257, 263), slice(345, 500)
 """Of a POSIX ustar header (IEEE 1003.1, pax, "ustar Interchange Format")."""
 _OCTAL = 8 ** np.arange(5, -1, -1, dtype=np.int64)
-_FILE, _FOLDER = ord("0"), ord("5")
-_KINDS = np.frombuffer(b"0\x005", np.uint8)
-"""Regular file, regular file before POSIX, folder."""
+_FILE, _FOLDER, _EXTENDED = ord("0"), ord("5"), ord("x")
+_KINDS = np.frombuffer(b"0\x005x", np.uint8)
+"""Regular file, regular file before POSIX, folder, extended header of the member after it."""
+_TIMES = re.compile(rb"(?:\d+ [amc]time=[\d.]+\n)+")
+"""All that an extended header says where names and sizes fit the plain one. webdataset's writer, and so
+img2dataset, gives one to each member, for the fraction of its second."""
 _WINDOW = 4096
 """Bytes of a read: the label and the description of a sample and the next image's header come at once."""
 _TAIL = 1 << 16
@@ -76,6 +81,12 @@ def _plain(descriptor: int, size: int) -> tuple[Members, int] | None:
         except ValueError:
             return None
         position += BLOCK
+        if header[_TYPE : _TYPE + 1] == b"x":
+            records = window[position - start : position - start + length]
+            if len(records) < length:
+                records = os.pread(descriptor, min(length, _WINDOW), position)
+            if len(records) < length or not _TIMES.fullmatch(records):
+                return None
         headers.append(header)
         offsets.append(position)
         sizes.append(length)
@@ -88,12 +99,16 @@ def _plain(descriptor: int, size: int) -> tuple[Members, int] | None:
         return None
     members = Members(names, offsets, sizes)
     kinds = table[:, _TYPE]
+    extended = kinds == _EXTENDED
+    if extended[-1] or (extended[1:] & extended[:-1]).any():  # of no member
+        return None
     return (members if (kinds == _FILE).all() else _files(members, kinds)), position
 
 
 def _files(members: Members, kinds: NDArray[np.uint8]) -> Members:
-    """Without folders; before POSIX, a folder was a file whose name ends in a slash."""
-    kept = [n for n, name in enumerate(members.names) if kinds[n] != _FOLDER and not name.endswith("/")]
+    """Without folders and extended headers; before POSIX, a folder was a file whose name ends in a slash."""
+    files = ~np.isin(kinds, (_FOLDER, _EXTENDED))
+    kept = [n for n in np.flatnonzero(files).tolist() if not members.names[n].endswith("/")]
     return Members(
         [members.names[n] for n in kept], [members.offsets[n] for n in kept], [members.sizes[n] for n in kept]
     )

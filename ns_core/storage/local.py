@@ -72,7 +72,7 @@ class LocalStorage:
         return data
 
     def fetch(self, key: str, path: Path) -> None:
-        with staged(path) as copy, self._found(key) as file:
+        with arriving(path) as copy, self._found(key) as file:
             shutil.copyfile(file, copy)
 
     def size(self, key: str) -> int | None:
@@ -130,6 +130,18 @@ class LocalStorage:
             yield file
         except _ABSENT:
             raise NotFound(str(file)) from None
+
+
+@contextmanager
+def arriving(target: Path) -> Iterator[Path]:
+    """As `staged`, for a copy of what a store has: a crash of the machine may cost it, so no disk is waited for."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{TEMPORARY}{uuid4().hex}")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

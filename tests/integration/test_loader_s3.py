@@ -22,7 +22,8 @@ from ns_core.data.rows import Rows, Shuffle
 from ns_core.data.shard_cache import ShardCache
 from ns_core.storage import open_storage
 from tests.faulty_proxy import FAULTS, FaultyProxy
-from tests.integration.conftest import BUCKET, SeaweedFS, lead_to
+from tests.integration.conftest import lead_to
+from tests.seaweedfs import BUCKET, SeaweedFS
 from tests.shard_builders import Numbered, write_rows
 from tests.worker_specs import digits_spec, teacher_spec
 

@@ -40,6 +40,17 @@ def test_members_are_those_of_tarfile(members: list[tuple[str, int]], layout: in
     assert list(zip(*scan(data), strict=True)) == by_tarfile(data)
 
 
+@given(st.lists(st.tuples(PLAIN, st.integers(0, 3000), st.floats(0, 2e9)), max_size=12))
+def test_times_in_extended_headers_change_nothing(members: list[tuple[str, int, float]]) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, size, mtime in members:
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = size, mtime
+            archive.addfile(member, io.BytesIO(os.urandom(size)))
+    assert list(zip(*scan(buffer.getvalue()), strict=True)) == by_tarfile(buffer.getvalue())
+
+
 def test_offsets_lead_to_the_bytes() -> None:
     files = {f"{n:03d}.jpg": os.urandom(400 * n) for n in range(20)}
     data = tar_bytes(files)
@@ -62,10 +73,13 @@ def test_what_is_no_file_is_passed_over(kind: bytes) -> None:
     assert scan(buffer.getvalue()).names == ["a.jpg", "c.jpg"]
 
 
-def test_a_shard_that_webdataset_wrote_is_read_without_tarfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mtime", [0, 1700000000.25, None], ids=["none", "a fraction", "now"])
+def test_a_shard_that_webdataset_wrote_is_read_without_tarfile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mtime: float | None
+) -> None:
     from webdataset import TarWriter
 
-    with TarWriter(str(tmp_path / "a.tar"), encoder=False, mtime=0) as writer:
+    with TarWriter(str(tmp_path / "a.tar"), encoder=False, mtime=mtime) as writer:
         for number in range(30):
             writer.write({"__key__": f"{number:09d}", "jpg": b"j" * 90 * number, "cls": b"1"})
     data = (tmp_path / "a.tar").read_bytes()

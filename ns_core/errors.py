@@ -1,6 +1,7 @@
 """The ways in which a run can end badly, and whose turn it is to act.
 
 `UserError`     a person's mistake: one line that names the thing and the remedy; exit status 2.
+`Unreachable`   one of these: no server answers at an endpoint.
 `StageFailed`   a worker failed for a reason that a retry may cure; exit status 1.
 `NotFound`      a key that storage does not hold.
 """
@@ -11,6 +12,10 @@ from difflib import get_close_matches
 
 class UserError(Exception):
     """A person's mistake, told in one line: what is wrong, where, and what to do about it."""
+
+
+class Unreachable(UserError):
+    """Nobody answers at an endpoint: a wrong address, or a server that is away."""
 
 
 class StageFailed(Exception):

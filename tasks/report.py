@@ -5,7 +5,6 @@ Pictures are advisory: one that cannot be made is a warning, never a failed run.
 
 import base64
 import json
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,6 +20,7 @@ from ns_core.artifacts import Paths, Record, load
 from ns_core.evaluation import gallery
 from ns_core.evaluation.report import ACCURACY, RunPaths, champion, render_html, render_markdown
 from ns_core.localize import localize
+from ns_core.stage import cache_folder
 from ns_core.storage import Storage, open_storage
 from tasks.run import Run
 from tasks.tracking import child_of, tracker
@@ -79,7 +79,7 @@ class _Files:
 
     def __init__(self, storage: Storage, document: Mapping[str, Any], places: Mapping[str, str]) -> None:
         self._storage, self._own = storage, places
-        self._cache = Path(os.environ.get("NS_CACHE", Path.home() / ".cache" / "noisy-student"))
+        self._cache = cache_folder()
         self._places = {(one["stage"], one["generation"]): one["fingerprint"] for one in document["stages"]}
 
     def record(self, stage: str, generation: int) -> Record:
@@ -91,10 +91,8 @@ class _Files:
         return localize(self._storage, self.record(stage, generation), self._cache)
 
     def index(self) -> Path:
-        """The dataset's folder without its shards."""
-        record = self.record("prepare-dataset", 0)
-        small = {name: entry for name, entry in record.files.items() if not name.endswith(".tar")}
-        return localize(self._storage, record.model_copy(update={"files": small}), self._cache)
+        """The dataset's folder; from a remote store it comes without shards."""
+        return self("prepare-dataset", 0)
 
     def image(self, shard: str, offset: int, size: int) -> bytes:
         """The bytes of one image of the dataset."""

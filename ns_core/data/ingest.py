@@ -15,7 +15,7 @@ In: a `Part` and the judged images seen so far. Out: shards in a folder, and a t
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice
@@ -117,11 +117,14 @@ class _Refused:
     reason: str
 
 
-def ingest(part: Part, config: DataConfig, judged: Judged, folder: Path, threads: int) -> pa.Table:
+def ingest(
+    part: Part, config: DataConfig, judged: Judged, folder: Path, threads: int, tick: Callable[[int], None]
+) -> pa.Table:
     """Writes the part's own shards into `folder`; the table of the part, `PART_SCHEMA`.
 
-    The same part, settings and judged images give the same bytes. Whatever `RawSample.read` raises comes out,
-    except `CorruptImage`, which is a row.
+    `tick` is told how many of its images are done; what it raises ends the work. The same part, settings and
+    judged images give the same bytes. Whatever `RawSample.read` raises comes out, except `CorruptImage`, which
+    is a row.
     """
     examined = in_order(lambda sample: _examine(sample, config), part.samples(), threads)
     rows: list[Row] = []
@@ -137,6 +140,7 @@ def ingest(part: Part, config: DataConfig, judged: Judged, folder: Path, threads
                 rows.append(row)
             else:
                 rows.append(_kept(one, writer))
+            tick(len(rows))
     return pa.Table.from_pylist(rows, schema=PART_SCHEMA)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TypeVar
 
-from ns_core.errors import StageFailed, UserError
+from ns_core.errors import StageFailed, Unreachable
 from ns_core.stage import Stopped, log
 
 DEADLINE_S = 300.0
@@ -19,10 +19,6 @@ DEADLINE_S = 300.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
 _SLICE_S = 0.5
 """How soon a waiting thread sees SIGTERM."""
-_SILENT = frozenset(("ConnectTimeoutError", "EndpointConnectionError"))
-"""Of boto3: nobody answers at the endpoint. Storage tells it as a mistake in the endpoint's name, which it is
-when a run begins; a server that this run has read from is more likely away."""
-
 T = TypeVar("T")
 
 
@@ -52,9 +48,9 @@ class Patience:
         while True:
             try:
                 answer = request()
-            except (OSError, UserError) as error:
-                if isinstance(error, UserError) and type(error.__cause__).__name__ not in _SILENT:
-                    raise
+            # Nobody answering is a mistake in the endpoint's name when a run begins; a server that this run
+            # has read from is more likely away.
+            except (OSError, Unreachable) as error:
                 now = self._clock()
                 failed_at = now if failed_at is None else failed_at
                 self._tell_away(error, now)

@@ -144,7 +144,13 @@ class _Parts:
         """Saves the part's shards and then its table, which says what they hold."""
         context, shards = self._context, {}
         threads = context.compute.threads or os.cpu_count() or 1
-        table = ingest(part, self._config, self._judged, context.output, threads)
+
+        def tick(done: int) -> None:
+            if context.stopping():
+                raise Stopped
+            context.progress(min(self._done + done, self._all - 1), self._all, part.split)
+
+        table = ingest(part, self._config, self._judged, context.output, threads, tick)
         for file in sorted(context.output.glob("*.tar")):
             entry = file_entry(file)
             shards[file.name] = [entry.size, entry.sha256]

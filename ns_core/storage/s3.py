@@ -20,7 +20,7 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ns_core.errors import NotFound, UserError
+from ns_core.errors import NotFound, Unreachable, UserError
 from ns_core.storage.keys import checked_folder, checked_key, checked_prefix
 from ns_core.storage.local import arriving
 
@@ -35,6 +35,7 @@ _TRANSFER = TransferConfig(
     max_concurrency=4,
     num_download_attempts=8,
 )
+_UNREACHABLE = "ConnectTimeoutError EndpointConnectionError"
 _REMEDIES = {
     "AccessDenied ExpiredToken InvalidAccessKeyId InvalidToken SignatureDoesNotMatch 403": (
         "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do in this bucket"
@@ -42,7 +43,7 @@ _REMEDIES = {
     "NoCredentialsError PartialCredentialsError ProfileNotFound": (
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile in AWS_PROFILE"
     ),
-    "ConnectTimeoutError EndpointConnectionError": "check AWS_ENDPOINT_URL_S3 and the server",
+    _UNREACHABLE: "check AWS_ENDPOINT_URL_S3 and the server",
     "AuthorizationHeaderMalformed PermanentRedirect 301": "set AWS_DEFAULT_REGION to the bucket's",
     "InvalidBucketName NoSuchBucket ParamValidationError": "create the bucket or correct the URI",
     "RequestTimeTooSkewed": "set the clock of this machine",
@@ -223,7 +224,8 @@ def _plain(error: Exception, where: str) -> Exception:
     said = " ".join(str(cause).split())
     for codes, remedy in _REMEDIES.items():
         if code in codes.split():
-            return UserError(f"{where}: {said}; {remedy}")
+            kind = Unreachable if codes == _UNREACHABLE else UserError
+            return kind(f"{where}: {said}; {remedy}")
     return OSError(f"{where}: {said}")
 
 

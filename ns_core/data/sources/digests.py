@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ns_core.data.folders import Algorithm, file_digest, told
 from ns_core.data.ordered import in_order
+from ns_core.stage import cache_folder
 
 READERS = 8
 """Threads that read files: they wait for the disk or the network."""
@@ -60,7 +61,7 @@ def tree_digest(kind: str, entries: Iterable[tuple[str, bytes]]) -> str:
 
 
 def _place() -> Path:
-    return Path(os.environ.get("NS_CACHE", Path.home() / ".cache" / "noisy-student")) / "digests.sqlite"
+    return cache_folder() / "digests.sqlite"
 
 
 def _stamp(path: str) -> Stamp:

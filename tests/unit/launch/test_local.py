@@ -65,7 +65,8 @@ def artifact(spec: WorkerSpec) -> Any:
 
 
 def left_in_store(spec: WorkerSpec) -> list[Path]:
-    return [path for path in Path(spec.store).rglob("*") if path.is_file()]
+    """Files that are neither an artifact's nor saved for the next attempt."""
+    return [path for path in Path(spec.store).rglob("*") if path.is_file() and path.parent.name != "resume"]
 
 
 def silent(_: object) -> None:

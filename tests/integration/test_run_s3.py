@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ns_core.storage import open_storage
-from tests.flows.command import Command
+from tests.flows.command import Command, Outcome
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -25,3 +25,31 @@ def test_a_run_in_a_bucket_is_computed_once(s3_store_uri: str, tmp_path: Path, m
     assert len(records) == len(first.states)
     assert not [key for key in keys if "/resume/" in key], "unfinished work is cleared once it is committed"
     assert not [path for path in tmp_path.rglob("*.safetensors") if "cache" not in str(path)], "no weights left here"
+
+
+def test_a_run_on_shards_of_ones_own_in_a_bucket_leaves_them_there_and_follows_when_they_move(
+    s3_store_uri: str, digits_folder: Path, tmp_path: Path
+) -> None:
+    """Shards that exist, in S3; the store is a folder. Moved, they are the same data: only what changed is computed,
+    and reads them in their new place."""
+    bucket, command = open_storage(s3_store_uri), Command(tmp_path)
+    fields = {"labeled": "labeled", "pool": "unlabeled", "holdout": "holdout", "test": "test"}
+    for shard in digits_folder.glob("*.tar"):
+        bucket.put_file(f"old/{fields[shard.name.partition('-')[0]]}/{shard.name}", shard)
+
+    def run(place: str, *more: str) -> Outcome:
+        places = [f"data.{field}={s3_store_uri}/{place}/{field}" for field in fields.values()]
+        settings = ["data.source=webdataset", "evaluate.corruptions=[]", *places, *more]
+        result = command("run", "digits_smoke", "--json", *(part for one in settings for part in ("--set", one)))
+        assert result.status == 0, result.stderr
+        return result
+
+    first = run("old")
+    assert set(first.states.values()) == {"computed"}
+    assert not list((command.home / "store").rglob("*.tar")), "nothing is written again"
+    for key in list(bucket.list("old/")):
+        bucket.move(key, key.replace("old/", "new/", 1))
+    assert set(run("new").states.values()) == {"cached"}
+    again = run("new", "student.lr=0.05")
+    computed = {stage for (stage, _), state in again.states.items() if state == "computed"}
+    assert computed == {"train-noisy-student", "finetune-at-test-resolution", "evaluate-robustness"}

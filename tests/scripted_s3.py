@@ -3,6 +3,7 @@
 It speaks to a real boto3 over HTTP and knows one bucket, called `bucket`. Signatures go unchecked.
 """
 
+import hashlib
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -25,6 +26,8 @@ class ScriptedS3(ThreadingHTTPServer):
         """How many of the next puts are answered with 409."""
         self.broken_bodies = 0
         """How many of the next bodies break off half-way."""
+        self.ranges = 0
+        """How many ranges were asked for so far."""
         self.refusal = ""
         """The code with which each request is refused; empty: none is."""
 
@@ -58,6 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path not in self.server.objects:
             self.refuse(404, "NoSuchKey")
         elif asked := self.headers["Range"]:
+            self.server.ranges += 1
             first, last = map(int, asked.removeprefix("bytes=").split("-"))
             self.answer(206, self.server.objects[self.path][first : last + 1])
         else:
@@ -97,6 +101,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, status: int, body: bytes = b"") -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{hashlib.md5(self.server.objects.get(self.path, b"")).hexdigest()}"')
         self.end_headers()
         if self.server.broken_bodies and status < 300 and self.command == "GET":
             self.server.broken_bodies -= 1

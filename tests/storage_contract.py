@@ -137,6 +137,16 @@ class StorageContract:
         assert list(tmp_path.glob("**/fetched*")) == []
         assert list(storage.list("")) == ["folder/file"]
 
+    def test_a_version_tells_another_content_of_the_same_size(self, storage: Storage) -> None:
+        assert storage.version("a") is None
+        storage.put_bytes("a", b"one")
+        first = storage.version("a")
+        assert first == storage.version("a")
+        assert first is not None
+        assert first[0] == 3
+        storage.put_bytes("a", b"two")
+        assert storage.version("a") != first
+
     def test_size_of_what_is_absent_is_none(self, storage: Storage) -> None:
         storage.put_bytes("folder/file", b"data")
         for key in ("absent", "folder", "folder/file/below"):

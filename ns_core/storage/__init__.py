@@ -66,6 +66,9 @@ class Storage(Protocol):
     def size(self, key: str) -> int | None:
         """Bytes, or None when absent."""
 
+    def version(self, key: str) -> tuple[int, str] | None:
+        """Bytes, and a mark that changes with the content (S3's ETag, a file's time of change); None when absent."""
+
     def list(self, prefix: str) -> Iterator[str]:
         """The keys that start with `prefix` ("" for all), sorted; never a temporary file."""
 

@@ -76,9 +76,14 @@ class LocalStorage:
             shutil.copyfile(file, copy)
 
     def size(self, key: str) -> int | None:
+        version = self.version(key)
+        return None if version is None else version[0]
+
+    def version(self, key: str) -> tuple[int, str] | None:
         with suppress(*_ABSENT):
             status = self._file(key).stat()
-            return status.st_size if stat.S_ISREG(status.st_mode) else None
+            if stat.S_ISREG(status.st_mode):
+                return status.st_size, f"{status.st_ino}-{status.st_mtime_ns}"
         return None
 
     def list(self, prefix: str) -> Iterator[str]:

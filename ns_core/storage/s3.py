@@ -107,8 +107,13 @@ class S3Storage:
                 self._client.download_file(**named, Filename=str(copy), Config=_TRANSFER)
 
     def size(self, key: str) -> int | None:
+        version = self.version(key)
+        return None if version is None else version[0]
+
+    def version(self, key: str) -> tuple[int, str] | None:
         with suppress(NotFound), self._request(key) as named:
-            return int(self._client.head_object(**named)["ContentLength"])
+            head = self._client.head_object(**named)
+            return int(head["ContentLength"]), str(head["ETag"])
         return None
 
     def list(self, prefix: str) -> Iterator[str]:

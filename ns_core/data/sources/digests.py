@@ -1,9 +1,10 @@
 """Digests of files, remembered between runs: unchanged files are not read again.
 
-In: paths. Out: their digests, in order. The memory is one SQLite file, `digests.sqlite` in `NS_CACHE` (by default
-`~/.cache/noisy-student`): a file of the same absolute path, size and time of modification (ns) has the digest
-that was found before. It may be removed at any time; one that is broken is replaced, one that cannot be written
-is done without.
+In: paths, or keys of a remote store. Out: their digests, in order. The memory is one SQLite file,
+`digests.sqlite` in `NS_CACHE` (by default `~/.cache/noisy-student`): a file of the same absolute path, size and
+time of modification (ns) has the digest that was found before, and so has an object of the same URI, size and
+ETag. The memory may be removed at any time; one that is broken is replaced, one that cannot be written is done
+without.
 
 A file that was modified less than two seconds before it was read is not remembered: it may be modified again
 within the same tick of the clock, which its time would not show (git calls such an entry racy).
@@ -21,7 +22,9 @@ from pathlib import Path
 
 from ns_core.data.folders import Algorithm, file_digest, told
 from ns_core.data.ordered import in_order
+from ns_core.errors import NotFound
 from ns_core.stage import cache_folder
+from ns_core.storage import Storage
 
 READERS = 8
 """Threads that read files: they wait for the disk or the network."""
@@ -32,6 +35,11 @@ _RUN = 16
 """Files that a thread reads in a row; handing one over costs 60 us, as much as reading it."""
 _LOCKED_S = 10.0
 """How long to wait for another process that writes."""
+
+_OBJECTS = 16
+"""Objects of a remote store that are looked up and remembered at a time."""
+_CHUNK = 8 << 20
+"""Bytes of one request when such an object is hashed."""
 
 Stamp = tuple[str, int, int]
 """Absolute path, size in bytes, time of modification in ns."""
@@ -50,6 +58,22 @@ def file_digests(paths: Iterable[str], algorithm: Algorithm = "sha256") -> Itera
             memory.put({stamp: digest for stamp, (digest, settled) in fresh.items() if settled})
             for stamp in stamps:
                 yield known[stamp] if stamp in known else fresh[stamp][0]
+
+
+def object_digests(storage: Storage, keys: Iterable[str]) -> Iterator[bytes]:
+    """sha256 of each object of a remote store, read through unless its size and ETag are known; or `NotFound`."""
+    remaining, digest = iter(keys), partial(_streamed, storage)
+    with closing(_Memory(_place(), "sha256")) as memory:
+        # Few at a time: an object may be of gigabytes, and what was read should be remembered soon.
+        while batch := list(islice(remaining, _OBJECTS)):
+            stamps = [_object_stamp(storage, key) for key in batch]
+            known = memory.get(stamps)
+            unknown = [number for number, stamp in enumerate(stamps) if stamp not in known]
+            read = in_order(digest, ((batch[number], stamps[number][1]) for number in unknown), READERS)
+            fresh = dict(zip((stamps[number] for number in unknown), read, strict=True))
+            memory.put(fresh)
+            for stamp in stamps:
+                yield known[stamp] if stamp in known else fresh[stamp]
 
 
 def tree_digest(kind: str, entries: Iterable[tuple[str, bytes]]) -> str:
@@ -71,6 +95,22 @@ def _stamp(path: str) -> Stamp:
         with told(Path(path)):
             raise
     return path if path.startswith("/") else os.path.abspath(path), status.st_size, status.st_mtime_ns
+
+
+def _object_stamp(storage: Storage, key: str) -> Stamp:
+    """The URI, the size and the ETag, as a number, in the place of a time."""
+    uri, version = f"{storage.uri}/{key}", storage.version(key)
+    if version is None:
+        raise NotFound(uri)
+    return uri, version[0], int.from_bytes(hashlib.sha256(version[1].encode()).digest()[:7], "big")
+
+
+def _streamed(storage: Storage, one: tuple[str, int]) -> bytes:
+    """sha256 of an object of so many bytes."""
+    total, (key, size) = hashlib.sha256(), one
+    for start in range(0, size, _CHUNK):
+        total.update(storage.read_range(key, start, min(_CHUNK, size - start)))
+    return total.digest()
 
 
 def _digests(algorithm: Algorithm, stamps: list[Stamp]) -> list[tuple[bytes, bool]]:

@@ -6,7 +6,6 @@ in S3 is fetched whole into a scratch file, which is gone when nobody reads it a
 other, no more disk than the shards that are open.
 """
 
-import hashlib
 import os
 import re
 import tempfile
@@ -19,14 +18,12 @@ from typing import IO
 
 from ns_core.data.folders import check_folder, printable, told, walk
 from ns_core.data.ordered import in_order
-from ns_core.data.sources.digests import READERS, file_digests
+from ns_core.data.sources.digests import READERS, file_digests, object_digests
 from ns_core.data.tars import BadTar, Members, scan_tar
 from ns_core.errors import NotFound, UserError
 from ns_core.storage import Storage, open_storage
 
 _SPECIAL = re.compile(r"[*?\[{]")
-_CHUNK = 8 << 20
-"""Bytes of one request when a shard in S3 is hashed."""
 
 
 class OpenShard:
@@ -106,18 +103,16 @@ class ShardSet:
         return "", ""
 
     def digests(self) -> Iterator[bytes]:
-        """sha256 of each shard. Those in S3 are read through, in pieces, as often as this is asked."""
+        """sha256 of each shard; those that did not change since they were last asked for are not read."""
         if self._is_local:
             return file_digests(f"{self.root}/{path}" for path in self.paths)
-        return in_order(self._streamed, self.paths, READERS)
+        return self._remote_digests()
 
-    def _streamed(self, path: str) -> bytes:
-        total, size = hashlib.sha256(), self._storage.size(path)
-        if size is None:
-            raise UserError(f"data.{self.field}: {self.root}/{path} is gone: put it back, or correct the place")
-        for start in range(0, size, _CHUNK):
-            total.update(self._storage.read_range(path, start, min(_CHUNK, size - start)))
-        return total.digest()
+    def _remote_digests(self) -> Iterator[bytes]:
+        try:
+            yield from object_digests(self._storage, self.paths)
+        except NotFound as error:
+            raise UserError(f"data.{self.field}: {error.args[0]} is gone: put it back, or correct the place") from None
 
 
 def find_shards(field: str, place: str) -> ShardSet:

@@ -285,6 +285,25 @@ def test_shards_in_s3_are_those_of_a_folder(root: Path, request: pytest.FixtureR
     assert shard_roots(remote) == {"labeled": "s3://bucket/data/labeled", "unlabeled": "s3://bucket/data/pool"}
 
 
+def test_a_shard_in_s3_is_hashed_once_and_again_when_its_content_changes(
+    root: Path, request: pytest.FixtureRequest, server: ScriptedS3
+) -> None:
+    config = _config(_in_s3(root, request))
+    before = content_digest(config)
+    read = server.ranges
+    assert read > 0
+    assert content_digest(config) == before
+    assert server.ranges == read, "no shard was read again"
+    name = next(name for name in server.objects if "/pool/" in name)
+    content = server.objects[name]
+    server.objects[name] = content[:-1] + b"x"
+    changed = content_digest(config)
+    assert changed != before
+    assert server.ranges == read + 1
+    server.objects[name] = content
+    assert content_digest(config) == before
+
+
 def test_no_copy_of_a_shard_from_s3_is_left_behind(
     root: Path,
     request: pytest.FixtureRequest,

@@ -5,6 +5,7 @@ waits grow and are drawn at random between nothing and their bound ("full jitter
 cluster do not come back all at once.
 """
 
+import errno
 import random
 import time
 from collections.abc import Callable
@@ -19,6 +20,9 @@ DEADLINE_S = 300.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
 _SLICE_S = 0.5
 """How soon a waiting thread sees SIGTERM."""
+_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Of the local disk that the answer is written to."""
+
 T = TypeVar("T")
 
 
@@ -51,6 +55,8 @@ class Patience:
             # Nobody answering is a mistake in the endpoint's name when a run begins; a server that this run
             # has read from is more likely away.
             except (OSError, Unreachable) as error:
+                if getattr(error, "errno", None) in _OURS:
+                    raise
                 now = self._clock()
                 failed_at = now if failed_at is None else failed_at
                 self._tell_away(error, now)

@@ -35,6 +35,7 @@ from ns_core.data.ingest import CORRUPT, JUDGED, KEPT, LEAK, PART_SCHEMA, Judged
 from ns_core.data.ledger import Ledger
 from ns_core.data.source import Part, Source
 from ns_core.data.sources import open_source
+from ns_core.errors import NotFound, StageFailed
 from ns_core.stage import Adopted, StageContext, Stopped, log
 
 CORRUPT_FILE, DROPPED_FILE, DUPLICATES_FILE = "corrupt.parquet", "dropped.parquet", "duplicates.parquet"
@@ -58,6 +59,15 @@ def run(config: DataConfig, context: StageContext) -> dict[str, JsonValue]:
     Raises `UserError` for a mistake in the source or the settings, for more corrupt images than
     `max_corrupt_fraction`, and for a class or split that has no image left; `Stopped` after SIGTERM.
     """
+    try:
+        return _prepared(config, context)
+    except NotFound as error:
+        raise StageFailed(
+            f"{error.args[0]} was cleared by a process that has finished this dataset: run the same command again"
+        ) from error
+
+
+def _prepared(config: DataConfig, context: StageContext) -> dict[str, JsonValue]:
     source = open_source(config)
     parts = _Parts(config, source, context)
     ledger = Ledger(config, source)
@@ -161,7 +171,8 @@ class _Parts:
     def _load(self, name: str) -> pa.Table:
         """A saved table; its shards go into the artifact."""
         path = self._context.resume.load(name)
-        assert path is not None, f"{name} was saved a moment ago"
+        if path is None:
+            raise NotFound(name)
         self._fetched[name] = path
         table = pq.read_table(path)
         for shard, (size, sha256) in json.loads(table.schema.metadata[_SHARDS]).items():

@@ -35,7 +35,7 @@ class ShardsAhead:
 
     def want(self, names: Sequence[str]) -> None:
         """These are read next, in this order: instead of those that were told before."""
-        self._want([shard for name in names if (shard := self._reader.remote(name)) is not None])
+        self._want([shard for name in names if (shard := self._reader.copied(name)) is not None])
 
     def __enter__(self) -> Self:
         return self

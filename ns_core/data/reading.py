@@ -84,6 +84,10 @@ class ShardReader:
         found = self._found[shard]
         return found if isinstance(found, RemoteShard) else None
 
+    def copied(self, shard: str) -> RemoteShard | None:
+        """The shard in its store, if it is read from a copy."""
+        return None if shard in self._in_ranges else self.remote(shard)
+
     def read_in_ranges(self, shards: Iterable[str]) -> None:
         """From now on an image of these costs one request, and no copies are made."""
         self._in_ranges.update(dict.fromkeys(shards, None))

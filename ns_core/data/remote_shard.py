@@ -30,6 +30,10 @@ class RemoteShard:
     def uri(self) -> str:
         return f"{self.storage.uri}/{self.key}"
 
+    def fits(self, size: int) -> bool:
+        """Whether a copy of so many bytes can be whole."""
+        return size == self.size if self.sha256 else size >= self.size
+
     def bytes_now(self, patience: Patience) -> int:
         """Its size: as recorded, or asked for."""
         if self.sha256:

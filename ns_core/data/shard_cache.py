@@ -97,7 +97,10 @@ class ShardCache:
         larger than the bound, `StageFailed` when the server stays away or sends other bytes than recorded.
         """
         while True:
-            copy = self._hold(shard)
+            try:
+                copy = self._hold(shard)
+            except _NoRoom:  # of a fetch ahead that this read came upon as it gave up
+                continue
             try:
                 data = _pread(self._folder / shard.name, offset, size)
             finally:
@@ -134,7 +137,11 @@ class ShardCache:
     def _hold(self, shard: RemoteShard) -> _Copy:
         """The shard's copy, fetched if it is not here; it stays until it is released."""
         with self._changed:
-            if copy := self._copies.get(shard.name):
+            copy = self._copies.get(shard.name)
+            if copy is not None and not copy.readers and not shard.fits(copy.size):
+                del self._copies[shard.name]  # found in the folder, where a crash of the machine cut it short
+                copy = None
+            if copy is not None:
                 copy.readers += 1
                 self._copies.move_to_end(shard.name)
                 return copy
@@ -175,9 +182,9 @@ class ShardCache:
         target = self._folder / shard.name
         with suppress(FileNotFoundError):
             size = target.stat().st_size
-            if size == shard.size or not shard.sha256:
+            if shard.fits(size):
                 return size
-            target.unlink()  # a crash of the machine cut it short
+            target.unlink()
         self._folder.mkdir(parents=True, exist_ok=True)
         arrived = self._folder / f".{uuid4().hex}"
         try:

@@ -51,9 +51,11 @@ class Trainer:
         self._train_mode()
         self._clock = (time.monotonic(), self.step)
         try:
+            if self._losses and self._ends_epoch():  # stopped while its holdout was read
+                self._end_epoch()
             for batch in self.job.loader.batches(self.step, config.steps, self.context.compute.loader_workers):
                 self._update(batch)
-                if self.step % config.epoch_steps == 0 or self.step == config.steps:
+                if self._ends_epoch():
                     self._end_epoch()
                 if self.context.stopping() and self.step < config.steps:
                     raise Stopped
@@ -62,6 +64,9 @@ class Trainer:
             log.info("stopped after update %d of %d; saved", self.step, config.steps)
             raise
         return self.average.network
+
+    def _ends_epoch(self) -> bool:
+        return self.step % self.job.config.epoch_steps == 0 or self.step == self.job.config.steps
 
     def _train_mode(self) -> None:
         self.network.train()

@@ -2,8 +2,8 @@
 
 In: paths, or keys of a remote store. Out: their digests, in order. The memory is one SQLite file,
 `digests.sqlite` in `NS_CACHE` (by default `~/.cache/noisy-student`): a file of the same absolute path, size and
-time of modification (ns) has the digest that was found before, and so has an object of the same URI, size and
-ETag. The memory may be removed at any time; one that is broken is replaced, one that cannot be written is done
+times of modification and change (ns) has the digest that was found before, and so has an object of the same URI,
+size and ETag. The memory may be removed at any time; one that is broken is replaced, one that cannot be written is done
 without.
 
 A file that was modified less than two seconds before it was read is not remembered: it may be modified again
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ns_core.data.folders import Algorithm, file_digest, told
 from ns_core.data.ordered import in_order
-from ns_core.errors import NotFound
+from ns_core.errors import NotFound, UserError
 from ns_core.stage import cache_folder
 from ns_core.storage import Storage
 
@@ -42,7 +42,8 @@ _CHUNK = 8 << 20
 """Bytes of one request when such an object is hashed."""
 
 Stamp = tuple[str, int, int]
-"""Absolute path, size in bytes, time of modification in ns."""
+"""Absolute path, size in bytes, times of modification and change (ns) in one number."""
+_POSITIVE = (1 << 63) - 1
 
 
 def file_digests(paths: Iterable[str], algorithm: Algorithm = "sha256") -> Iterator[bytes]:
@@ -69,7 +70,7 @@ def object_digests(storage: Storage, keys: Iterable[str]) -> Iterator[bytes]:
             stamps = [_object_stamp(storage, key) for key in batch]
             known = memory.get(stamps)
             unknown = [number for number, stamp in enumerate(stamps) if stamp not in known]
-            read = in_order(digest, ((batch[number], stamps[number][1]) for number in unknown), READERS)
+            read = in_order(digest, ((batch[number], stamps[number]) for number in unknown), READERS)
             fresh = dict(zip((stamps[number] for number in unknown), read, strict=True))
             memory.put(fresh)
             for stamp in stamps:
@@ -94,7 +95,9 @@ def _stamp(path: str) -> Stamp:
     except OSError:
         with told(Path(path)):
             raise
-    return path if path.startswith("/") else os.path.abspath(path), status.st_size, status.st_mtime_ns
+    # The time of change beside that of modification: `cp -p` and `mv` keep the latter.
+    times = (status.st_mtime_ns ^ status.st_ctime_ns << 1) & _POSITIVE
+    return path if path.startswith("/") else os.path.abspath(path), status.st_size, times
 
 
 def _object_stamp(storage: Storage, key: str) -> Stamp:
@@ -105,19 +108,22 @@ def _object_stamp(storage: Storage, key: str) -> Stamp:
     return uri, version[0], int.from_bytes(hashlib.sha256(version[1].encode()).digest()[:7], "big")
 
 
-def _streamed(storage: Storage, one: tuple[str, int]) -> bytes:
-    """sha256 of an object of so many bytes."""
-    total, (key, size) = hashlib.sha256(), one
-    for start in range(0, size, _CHUNK):
-        total.update(storage.read_range(key, start, min(_CHUNK, size - start)))
+def _streamed(storage: Storage, one: tuple[str, Stamp]) -> bytes:
+    """sha256 of an object that is still of this stamp afterwards; else `UserError`."""
+    total, (key, stamp) = hashlib.sha256(), one
+    for start in range(0, stamp[1], _CHUNK):
+        total.update(storage.read_range(key, start, min(_CHUNK, stamp[1] - start)))
+    if _object_stamp(storage, key) != stamp:
+        raise UserError(f"{stamp[0]} changed while it was read: run the same command again once it is written")
     return total.digest()
 
 
 def _digests(algorithm: Algorithm, stamps: list[Stamp]) -> list[tuple[bytes, bool]]:
     """The digest of each, and whether it may be remembered under this stamp."""
     found = []
-    for path, _, modified in stamps:
-        settled = time.time_ns() - modified >= _RACY_NS
+    for path, _, _ in stamps:
+        with told(Path(path)):
+            settled = time.time_ns() - os.stat(path).st_mtime_ns >= _RACY_NS
         found.append((file_digest(Path(path), algorithm), settled))
     return found
 

@@ -120,7 +120,7 @@ def _table(field: str, file: Path) -> pa.Table:
                 read_options=pa.csv.ReadOptions(use_threads=False),
                 convert_options=pa.csv.ConvertOptions(column_types=_TEXT),
             )
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         said = " ".join(str(error).split())
         raise UserError(f"data.{field}: {file} cannot be read: {said}; mend the file") from None
 

@@ -1,5 +1,6 @@
 """Reading by shard, offset and size: from the dataset's folder, a person's own, and from a store."""
 
+import gc
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -82,6 +83,7 @@ def test_a_shard_is_not_closed_under_a_read(tmp_path: Path, monkeypatch: pytest.
 
 def test_threads_share_a_reader_that_keeps_few_files_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_OPEN_SHARDS", 2)
+    gc.collect()  # or files that earlier tests left to it are closed in the middle of this one
     before = Process().num_fds()
     for number in range(16):
         (tmp_path / f"{number}").write_bytes(bytes([number]) * 1000)
@@ -91,7 +93,7 @@ def test_threads_share_a_reader_that_keeps_few_files_open(tmp_path: Path, monkey
         for (shard, _), data in zip(wanted, results, strict=True):
             assert data == bytes([int(shard)]) * 100
         assert Process().num_fds() <= before + 8
-    assert Process().num_fds() == before
+    assert Process().num_fds() <= before
 
 
 def test_shards_of_a_persons_own_are_found_below_their_field(tmp_path: Path) -> None:

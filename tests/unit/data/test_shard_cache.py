@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -313,3 +314,19 @@ def test_many_threads_with_plans_of_their_own_read_right_bytes_within_the_bound(
         list(pool.map(work, range(6)))
     settle()
     assert bucket.most <= 3 * SIZE
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "a person's own"])
+def test_a_copy_that_a_crash_cut_short_is_fetched_again_whichever_shard_comes_first(
+    make: Callable[[int], ShardCache],
+    shards: dict[str, RemoteShard],
+    bucket: Bucket,
+    tmp_path: Path,
+    recorded: bool,
+) -> None:
+    known = shards if recorded else {name: replace(shard, sha256="") for name, shard in shards.items()}
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "b.tar").write_bytes(content("b")[: SIZE // 2])
+    read_all(make(4), [known[name] for name in "abab"])
+    assert bucket.fetched == ["a", "b"]
+    assert (tmp_path / "cache" / "b.tar").read_bytes() == content("b")

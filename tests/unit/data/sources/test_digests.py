@@ -26,6 +26,13 @@ def _sha256(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
+def _remembered_otherwise(cache: Path) -> bytes:
+    """What the memory now says of every file: something that reading would not give."""
+    with sqlite3.connect(cache / "digests.sqlite") as base:
+        assert base.execute("UPDATE sha256 SET digest = ?", (b"from the memory",)).rowcount > 0
+    return b"from the memory"
+
+
 def test_digests_come_in_the_order_of_the_paths(tmp_path: Path) -> None:
     files = [_file(tmp_path / f"{n}.jpg", b"%d" % n) for n in range(5000)]
     expected = [_sha256(b"%d" % n) for n in range(5000)]
@@ -33,11 +40,20 @@ def test_digests_come_in_the_order_of_the_paths(tmp_path: Path) -> None:
     assert list(file_digests(reversed(files))) == expected[::-1]
 
 
-def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
+def test_an_unchanged_file_is_not_read_again(tmp_path: Path, cache: Path) -> None:
     file = _file(tmp_path / "a.jpg", b"old")
     assert list(file_digests([file])) == [_sha256(b"old")]
-    _file(tmp_path / "a.jpg", b"new")  # the same size and time: only reading would tell
-    assert list(file_digests([file])) == [_sha256(b"old")]
+    expected = [_remembered_otherwise(cache)]
+    assert list(file_digests([file])) == expected
+
+
+def test_a_file_replaced_by_one_of_the_same_size_and_time_is_read(tmp_path: Path) -> None:
+    file = _file(tmp_path / "a.jpg", b"old")
+    list(file_digests([file]))
+    _file(tmp_path / "b.jpg", b"new")
+    os.replace(tmp_path / "b.jpg", file)
+    assert os.stat(file).st_mtime_ns == _OLD
+    assert list(file_digests([file])) == [_sha256(b"new")]
 
 
 @pytest.mark.parametrize(("content", "modified"), [(b"newer", _OLD), (b"new", _OLD + 1)])
@@ -69,8 +85,8 @@ def test_a_broken_memory_is_replaced(tmp_path: Path, cache: Path, content: bytes
     (cache / "digests.sqlite").write_bytes(content)
     file = _file(tmp_path / "a.jpg", b"old")
     assert list(file_digests([file])) == [_sha256(b"old")]
-    _file(tmp_path / "a.jpg", b"new")
-    assert list(file_digests([file])) == [_sha256(b"old")], "the new memory works"
+    expected = [_remembered_otherwise(cache)]
+    assert list(file_digests([file])) == expected, "the new memory works"
 
 
 def test_pages_damaged_later_are_noticed_and_replaced(tmp_path: Path, cache: Path) -> None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -27,6 +27,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.measure import environment
 from ns_core.data.images import encode_png
+
+Answer = TypeVar("Answer")
 
 SIDE, PER_FOLDER, CLASSES = 8, 1000, 10
 SAMPLE_SECONDS = 0.2
@@ -99,34 +101,36 @@ def main() -> None:
     """Interrupted, gone on with, and once more in one go in another home; compares and prints."""
     images = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     with tempfile.TemporaryDirectory(prefix="pool-") as name:
-        folder = Path(name)
-        started = time.monotonic()
-        generate(folder / "images", images)
-        generated = time.monotonic() - started
+        figures = _measured(Path(name), images)
+    ratio = round(LIMIT_GIGABYTES / figures["worker_peak_gigabytes"], 3)
+    answer = {
+        "benchmark": "prepare_pool",
+        "ratios": {"memory_limit_over_peak": {"median": ratio, "min": ratio, "max": ratio, "runs": 1}},
+        "figures": figures,
+        "environment": environment("pillow", "pyarrow", "numpy"),
+    }
+    print(json.dumps(answer))
 
-        command = Command(folder / "images", folder / "home")
-        resume = folder / "home" / "store"
-        quota = 0.4 * images / 10_000
-        assert command.run(lambda: len(_saved(resume)) >= quota) is None, "it ended before it could be killed"
-        before = _saved(resume)
-        started = time.monotonic()
-        result = command.run()
-        went_on = time.monotonic() - started
-        assert result is not None
-        after = _shards(Path(result["uri"]))
-        rewritten = [shard for shard, stamp in before.items() if after[shard] != stamp]
-        index = pq.read_table(next(Path(result["uri"]).glob("attempt-*/index.parquet")), columns=["key"])
 
-        plain = Command(folder / "images", folder / "other")
-        started = time.monotonic()
-        other = plain.run()
-        whole = time.monotonic() - started
-        assert other is not None
-        assert not rewritten, f"written again: {rewritten[:5]}"
-        assert index.num_rows == images + 30 * CLASSES
-        assert _digests(Path(result["uri"])) == _digests(Path(other["uri"])), "the interrupted run differs"
+def _measured(folder: Path, images: int) -> dict[str, Any]:
+    """The figures; fails when a shard was written again, an image is missing or the two datasets differ."""
+    _, generated = _timed(lambda: generate(folder / "images", images))
+    command, plain = Command(folder / "images", folder / "home"), Command(folder / "images", folder / "other")
+    store, quota = folder / "home" / "store", 0.4 * images / 10_000
+    assert command.run(lambda: len(_saved(store)) >= quota) is None, "it ended before it could be killed"
+    before = _saved(store)
+    result, went_on = _timed(command.run)
+    other, whole = _timed(plain.run)
+    assert result is not None
+    assert other is not None
+    after = _shards(Path(result["uri"]))
+    rewritten = [shard for shard, stamp in before.items() if after[shard] != stamp]
+    assert not rewritten, f"written again: {rewritten[:5]}"
+    index = pq.read_table(next(Path(result["uri"]).glob("attempt-*/index.parquet")), columns=["key"])
+    assert index.num_rows == images + 30 * CLASSES
+    assert _digests(Path(result["uri"])) == _digests(Path(other["uri"])), "the interrupted run differs"
     worker, tree = (max(peaks) / 1e9 for peaks in _peaks(command, plain))
-    figures = {
+    return {
         "images": images,
         "generate_seconds": round(generated, 1),
         "whole_seconds": round(whole, 1),
@@ -138,17 +142,11 @@ def main() -> None:
         "of_them_written_again": len(rewritten),
         "seconds_after_the_kill": round(went_on, 1),
     }
-    ratio = {"median": round(LIMIT_GIGABYTES / worker, 3), "min": round(LIMIT_GIGABYTES / worker, 3)}
-    print(
-        json.dumps(
-            {
-                "benchmark": "prepare_pool",
-                "ratios": {"memory_limit_over_peak": {**ratio, "max": ratio["median"], "runs": 1}},
-                "figures": figures,
-                "environment": environment("pillow", "pyarrow", "numpy"),
-            }
-        )
-    )
+
+
+def _timed(work: Callable[[], Answer]) -> tuple[Answer, float]:
+    started = time.monotonic()
+    return work(), time.monotonic() - started
 
 
 def _peaks(*commands: Command) -> tuple[list[int], list[int]]:

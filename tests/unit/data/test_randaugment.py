@@ -1,27 +1,24 @@
-"""RandAugment: each operation by itself, then the drawing of them."""
+"""RandAugment with the paper's set: each operation by itself, bilinear, then the drawing of them."""
 
 import random
 from collections import Counter
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from ns_core.data.randaugment import OPS, Pixels, RandAugment
+from ns_core.data.randaugment import Pixels, RandAugment
+from ns_core.data.randaugment.operation import Surroundings
+from ns_core.data.randaugment.sets import PAPER, Entry, OperationSet
+from tests.randaugment_operations import GEOMETRIC, operate, texture
 
 MAGNITUDES = [0.0, 9.0, 10.0, 27.0]
-GEOMETRIC = ["Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"]
+OPS = {name: partial(operate, PAPER, name, interpolation="bilinear") for name in PAPER.entries}
 GRADED = ["Rotate", "Solarize", "Color", "Posterize", "Contrast", "Brightness", "Sharpness"]
 WRONG = [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8)]
 SIGNED = [-27.0, -10.0, -5.0, 0.0, 5.0, 10.0, 27.0]
-
-
-def texture(height: int = 32, width: int = 32) -> Pixels:
-    """Coloured blobs a few pixels wide, over the whole range of levels."""
-    shape = height // 4 + 1, width // 4 + 1, 3
-    blobs = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-    return cv2.resize(blobs, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def test_the_table_is_the_one_of_the_paper() -> None:
@@ -199,7 +196,7 @@ def test_magnitudes_beyond_ten_are_not_clipped_to_ten(name: str) -> None:
 
 @pytest.mark.parametrize("magnitude", MAGNITUDES)
 def test_no_draw_raises_or_alters_its_input(magnitude: float) -> None:
-    augment, rng = RandAugment(2, magnitude), np.random.default_rng(0)
+    augment, rng = RandAugment(2, magnitude, "bilinear"), np.random.default_rng(0)
     image = texture()
     image.setflags(write=False)
     for _ in range(20_000):
@@ -213,14 +210,14 @@ def test_few_pictures_become_blank_at_the_magnitude_of_the_paper() -> None:
 
     What remains is not geometry: factors of 0.1 upon 0.1, or one bit left of a darkened picture.
     """
-    augment, rng = RandAugment(2, 27.0), np.random.default_rng(0)
+    augment, rng = RandAugment(2, 27.0, "bilinear"), np.random.default_rng(0)
     image = texture()
     blank = sum(float(augment(image, rng).std()) < 1 for _ in range(20_000))
     assert blank < 0.01 * 20_000
 
 
 def test_the_same_seed_gives_the_same_pictures() -> None:
-    augment, image = RandAugment(2, 9.0), texture()
+    augment, image = RandAugment(2, 9.0, "bilinear"), texture()
 
     def pictures(seed: int) -> list[bytes]:
         rng = np.random.default_rng(seed)
@@ -237,7 +234,7 @@ def test_global_generators_are_neither_read_nor_advanced() -> None:
         cv2.setRNGSeed(seed)
         before = random.getstate(), np.random.get_state()[1].tobytes()
         rng = np.random.default_rng(0)
-        pictures = b"".join(RandAugment(2, 9.0)(texture(), rng).tobytes() for _ in range(50))
+        pictures = b"".join(RandAugment(2, 9.0, "bilinear")(texture(), rng).tobytes() for _ in range(50))
         assert (random.getstate(), np.random.get_state()[1].tobytes()) == before
         return pictures
 
@@ -247,15 +244,16 @@ def test_global_generators_are_neither_read_nor_advanced() -> None:
 def test_operations_and_signs_are_drawn_uniformly_with_replacement() -> None:
     drawn: list[tuple[str, float]] = []
 
-    def recorder(name: str):
-        def record(image: Pixels, magnitude: float, fill: int) -> Pixels:
-            assert fill == 7
+    def recorder(name: str) -> Entry:
+        def record(image: Pixels, magnitude: float, around: Surroundings) -> Pixels:
+            assert around.fill == 7
             drawn.append((name, magnitude))
             return image
 
-        return record
+        return Entry(record, lambda magnitude, size: magnitude, signed=True)
 
-    augment = RandAugment(2, 9.0, fill=7, ops={name: recorder(name) for name in OPS})
+    recorders = OperationSet({name: recorder(name) for name in OPS}, fill=7)
+    augment = RandAugment(2, 9.0, "bilinear", recorders)
     image, rng = texture(), np.random.default_rng(0)
     for _ in range(28_000):
         augment(image, rng)
@@ -274,10 +272,10 @@ def test_operations_and_signs_are_drawn_uniformly_with_replacement() -> None:
 
 def test_no_operations_is_the_picture_itself() -> None:
     image = texture()
-    assert RandAugment(0, 9.0)(image, np.random.default_rng(0)) is image
+    assert RandAugment(0, 9.0, "bilinear")(image, np.random.default_rng(0)) is image
 
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_only_uint8_rgb_is_taken(wrong: Pixels) -> None:
     with pytest.raises(AssertionError):
-        RandAugment(1, 9.0)(wrong, np.random.default_rng(0))
+        RandAugment(1, 9.0, "bilinear")(wrong, np.random.default_rng(0))

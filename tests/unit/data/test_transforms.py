@@ -13,6 +13,8 @@ from sklearn.datasets import load_sample_image
 from ns_core.data import transforms
 from ns_core.data.images import CorruptImage, decode, dimensions, encode_png
 from ns_core.data.randaugment import Pixels, RandAugment
+from ns_core.data.randaugment.operation import Surroundings
+from ns_core.data.randaugment.sets import Entry, OperationSet
 from ns_core.data.transforms import TrainView, eval_view, random_area_box
 
 
@@ -45,7 +47,7 @@ def jpeg(image: Pixels, **options: object) -> bytes:
 
 
 def noisy(size: int) -> TrainView:
-    return TrainView(size, 0.08, 1.0, 0.5, 4, RandAugment(2, 27.0))
+    return TrainView(size, 0.08, 1.0, 0.5, 4, RandAugment(2, 27.0, "bilinear"))
 
 
 # The clean view
@@ -216,11 +218,12 @@ def test_the_padded_crop_moves_by_up_to_pad_pixels_and_reflects() -> None:
 
 
 def test_randaugment_comes_last_and_sees_the_square() -> None:
-    def mark(image: Pixels, magnitude: float, fill: int) -> Pixels:
+    def mark(image: Pixels, argument: float, around: Surroundings) -> Pixels:
         assert image.shape == (32, 32, 3)
-        return np.full_like(image, fill)
+        return np.full_like(image, around.fill)
 
-    view = plain(32, hflip=1.0, pad=2, randaugment=RandAugment(1, 9.0, fill=33, ops={"Mark": mark}))
+    marks = OperationSet({"Mark": Entry(mark)}, fill=33)
+    view = plain(32, hflip=1.0, pad=2, randaugment=RandAugment(1, 9.0, "bilinear", marks))
     assert (view(texture(50, 60), rng()) == 33).all()
 
 

@@ -48,8 +48,10 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def set_threads(threads: int) -> None:
-    """Compute threads of this process; 0: one for each core it may use. OpenCV keeps to the caller's thread."""
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    """Compute threads of this process; 0: one for each core it may use, shared with the other processes of its run
+    on this machine. OpenCV keeps to the caller's thread."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // processes))
     cv2.setNumThreads(1)
 
 

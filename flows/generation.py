@@ -33,7 +33,8 @@ def generation(
 
     labels = infer_unlabeled(call(own.infer, dataset=dataset, teacher=teacher))
     selection = filter_and_balance(call(own.select, dataset=dataset, pseudo_labels=labels))
-    student = train_noisy_student(call(own.student, dataset=dataset, selection=selection))
+    start = {"teacher": teacher} if own.student.start == "teacher" else {}
+    student = train_noisy_student(call(own.student, dataset=dataset, selection=selection, **start))
     finetuned = finetune_at_test_resolution(call(own.finetune, dataset=dataset, student=student))
     report = evaluate_robustness(call(own.evaluate, dataset=dataset, checkpoint=finetuned, baseline=teacher_report))
     kept, rows = selection.result["kept"], selection.result["rows"]

@@ -8,5 +8,5 @@ from tasks.work import work
 
 @stage_task
 def train_noisy_student(call: StageCall) -> Student:
-    """Inputs: `dataset`, `selection`."""
+    """Inputs: `dataset`, `selection`, and `teacher` where the student starts from its weights."""
     return Student.of(work(call))

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from flows.recipes.digits import digits, digits_smoke, digits_supervised
 from flows.recipes.folder import folder
+from flows.recipes.imagenet import imagenet, imagenet_b0
+from flows.recipes.svhn import svhn
 from ns_core.config import Recipe
 from ns_core.errors import UserError, nearest
 
@@ -12,6 +14,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits_smoke": digits_smoke,
     "digits_supervised": digits_supervised,
     "folder": folder,
+    "imagenet": imagenet,
+    "imagenet_b0": imagenet_b0,
+    "svhn": svhn,
 }
 
 

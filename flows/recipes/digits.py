@@ -18,7 +18,14 @@ from ns_core.config import (
     TrainConfig,
 )
 
-WRITING = Augmentation(min_area=0.6, hflip=0.0, pad=3, randaugment_ops=2, randaugment_magnitude=6.0)
+WRITING = Augmentation(
+    min_area=0.6,
+    hflip=0.0,
+    pad=3,
+    randaugment_ops=2,
+    randaugment_magnitude=6.0,
+    randaugment_interpolation="bilinear",
+)
 """No flips: a mirrored 2 is no digit."""
 
 BASE = TrainConfig(
@@ -28,7 +35,9 @@ BASE = TrainConfig(
     schedule="cosine",
     lr=0.1,
     weight_decay=1e-4,
+    decay_biases=False,
     bn_momentum=0.1,
+    bn_eps=1e-5,
     ema_decay=0.99,
     dropout=0.2,
     stochastic_depth=0.1,

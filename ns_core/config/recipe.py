@@ -16,8 +16,16 @@ class ComputeConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = resource("auto")
     threads: int = resource(0, ge=0)
     """Compute threads of a worker; 0: one for each core."""
+    processes: int = resource(1, ge=1, le=64)
+    """Worker processes of a training stage on this machine, one for each GPU; they share each batch."""
+    compile: bool = resource(False)
+    """torch.compile of the training step: faster on most GPUs, not on CPUs."""
+    profile: bool = resource(False)
+    """Training writes a trace of some updates, `trace.json.gz`, into its artifact (for chrome://tracing, Perfetto)."""
+    keep_checkpoints: int = resource(2, ge=1)
+    """Resume checkpoints that are kept; older ones are deleted."""
     loader_workers: int = resource(2, ge=1, le=64)
-    """Threads that decode and augment ahead of training."""
+    """Threads that decode and augment ahead of training, in each process."""
     cache_gigabytes: float = resource(50.0, gt=0)
     """Local copies of shards that lie in S3, in 2^30 bytes; the longest unused go first."""
     retries: int = resource(2, ge=0, le=10)
@@ -86,5 +94,16 @@ class Recipe(Settings):
             raise ValueError(
                 f"finetune.image_size {self.finetune.image_size} is below student.image_size "
                 f"{self.student.image_size}: finetuning is for the test resolution, which is not smaller"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warm_start(self) -> Self:
+        students = (self.student_models or (self.student.model,))[: self.generations]
+        others = [model for model in students if model != self.teacher.model]
+        if self.student.start == "teacher" and others:
+            raise ValueError(
+                f"student.start=teacher: the student '{others[0]}' cannot take the weights of the teacher "
+                f"'{self.teacher.model}'; give both the same model, or set student.start=scratch"
             )
         return self

@@ -55,11 +55,20 @@ class Failure(TypedDict):
     message: str
 
 
+def rank() -> int:
+    """This process's number among those that run the stage together, as torchrun sets it; 0 alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def emit(event: Progress | Metric | Failure) -> None:
     """One event to standard output, flushed, so that it survives a kill a moment later.
 
-    When whoever listened is gone, its SIGTERM is on the way: what was to be said is lost, the work is saved.
+    Of several processes that run a stage together, rank 0 tells how it goes, and each why it failed. They share
+    a pipe, which keeps a line whole that is one write of at most PIPE_BUF (4,096) bytes. When whoever
+    listened is gone, its SIGTERM is on the way: what was to be said is lost, the work is saved.
     """
+    if rank() > 0 and event["event"] != "failure":
+        return
     with suppress(BrokenPipeError):
         sys.stdout.write(MARK + json.dumps(event) + "\n")
         sys.stdout.flush()
@@ -83,8 +92,7 @@ class ResumeFolder:
         """Calls `write(path)` on a scratch file, then publishes it under `name`."""
         path = self._scratch / f"saving-{name}"
         write(path)
-        self._storage.put_file(f"{self._prefix}/{name}", path)
-        path.unlink()
+        self._storage.take_file(f"{self._prefix}/{name}", path)
 
     def take(self, name: str, path: Path) -> None:
         """Publishes a local file under `name`; the file is gone afterwards."""
@@ -102,6 +110,10 @@ class ResumeFolder:
         except NotFound:
             return None
         return path
+
+    def delete(self, name: str) -> None:
+        """Forgets one saved file, if there is one."""
+        self._storage.delete(f"{self._prefix}/{name}")
 
     def names(self) -> set[str]:
         """What was saved so far."""

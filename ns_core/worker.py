@@ -3,18 +3,26 @@
 Reads one `WorkerSpec`, fetches the inputs, runs the stage, commits its artifact, and ends with
 0 committed, 2 a person's mistake, 143 stopped by SIGTERM after saving, 1 anything else.
 Imports a stage's module only once it is known which, so that selection never pays for torch.
+
+Under torchrun, on one machine or several, as many of these run one stage together, by the environment that
+torchrun sets. Rank 0 speaks and commits; the others warn, and write what a stage leaves where it is thrown away.
 """
 
 import importlib
 import json
 import logging
+import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from ns_core import artifacts
 from ns_core.config import (
@@ -28,6 +36,7 @@ from ns_core.config import (
 )
 from ns_core.errors import StageFailed, UserError
 from ns_core.fingerprint import stage_fingerprint
+from ns_core.launch.local import LAUNCHER, die_with_parent
 from ns_core.launch.spec import WorkerSpec
 from ns_core.localize import localize, remote_shards
 from ns_core.provenance import collect
@@ -40,6 +49,7 @@ from ns_core.stage import (
     cache_folder,
     emit,
     on_terminate,
+    rank,
 )
 from ns_core.storage import Storage, open_storage
 
@@ -58,7 +68,10 @@ EXIT_USER, EXIT_FAILED, EXIT_STOPPED = 2, 1, 143
 
 def main(spec_file: str) -> int:
     """Runs the stage of a spec file and turns what happens into an exit status."""
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _belong_to_torchrun()
+    told = f"rank {rank()}: %(message)s" if rank() else "%(message)s"
+    logging.basicConfig(stream=sys.stdout, level=logging.WARNING if rank() else logging.INFO, format=told)
     stopping = on_terminate()
     spec = WorkerSpec.model_validate_json(Path(spec_file).read_text(encoding="utf-8"))
     try:
@@ -69,15 +82,15 @@ def main(spec_file: str) -> int:
     except Stopped:
         return EXIT_STOPPED
     except Exception as error:  # the process's last stop: whatever it is has to be told in words
-        traceback.print_exc(file=sys.stdout)
+        sys.stdout.write(traceback.format_exc())  # at once: other ranks may write too
         message = str(error) if isinstance(error, StageFailed) else f"{type(error).__name__}: {error}"
         emit({"event": "failure", "kind": "stage", "message": message})
         return EXIT_FAILED
     return 0
 
 
-def run(spec: WorkerSpec, stopping: Callable[[], bool]) -> artifacts.Record:
-    """The stage from inputs to committed record."""
+def run(spec: WorkerSpec, stopping: Callable[[], bool]) -> artifacts.Record | None:
+    """The stage from inputs to committed record; None where another process of the group commits."""
     started = time.monotonic()
     config_type, module = STAGES[spec.stage]
     config = config_type.model_validate(spec.config)
@@ -90,7 +103,8 @@ def run(spec: WorkerSpec, stopping: Callable[[], bool]) -> artifacts.Record:
     paths = artifacts.Paths(spec.stage, spec.fingerprint)
     attempt = artifacts.new_attempt()
     with tempfile.TemporaryDirectory(prefix="ns-") as scratch:
-        output = storage.local_path(paths.attempt(attempt)) or Path(scratch) / "output"
+        in_store = None if rank() else storage.local_path(paths.attempt(attempt))
+        output = in_store or Path(scratch) / "output"
         context = _context(spec, storage, Path(scratch), output)
         context.stopping = stopping
         stage: StageFunction = importlib.import_module(module).run
@@ -100,27 +114,32 @@ def run(spec: WorkerSpec, stopping: Callable[[], bool]) -> artifacts.Record:
         except BaseException:
             shutil.rmtree(output, ignore_errors=True)  # it lies in a local store, where nobody else would remove it
             raise
+        if rank():
+            return None
         if context.history:
             lines = [json.dumps(point, sort_keys=True) + "\n" for point in context.history]
             (output / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
-        document = {
-            "type": artifacts.TYPES[spec.stage].model_fields["type"].default,
-            "stage": spec.stage,
-            "version": config.VERSION,
-            "fingerprint": spec.fingerprint,
-            "attempt": attempt,
-            "science": config.science(),
-            "inputs": spec.inputs_by_fingerprint(),
-            "result": result,
-            "provenance": collect(),
-        }
         stored = {
             name: (f"{paths.resume}/{file.saved}", artifacts.FileEntry(size=file.size, sha256=file.sha256))
             for name, file in context.adopted.items()
         }
+        document = {**_document(spec, config), "attempt": attempt, "result": result}
         record = artifacts.commit(storage, artifacts.timed_record(document, started), output, stored)
     context.resume.clear()
     return record
+
+
+def _document(spec: WorkerSpec, config: StageConfig) -> dict[str, Any]:
+    """What the record says whatever comes out."""
+    return {
+        "type": artifacts.TYPES[spec.stage].model_fields["type"].default,
+        "stage": spec.stage,
+        "version": config.VERSION,
+        "fingerprint": spec.fingerprint,
+        "science": config.science(),
+        "inputs": spec.inputs_by_fingerprint(),
+        "provenance": collect(),
+    }
 
 
 def _context(spec: WorkerSpec, storage: Storage, scratch: Path, output: Path) -> StageContext:
@@ -149,6 +168,19 @@ def _context(spec: WorkerSpec, storage: Storage, scratch: Path, output: Path) ->
         shards=shards,
         cache=cache,
     )
+
+
+def _belong_to_torchrun() -> None:
+    """Ends with torchrun, which gives each worker a session of its own, out of reach of signals to its group.
+
+    By SIGKILL: it asks them to stop before it ends in any other way than by SIGKILL itself. `run_worker` keeps
+    torchrun's standard error apart, where it says much that is for nobody; workers say all in one place.
+    """
+    die_with_parent(os.getppid(), signal.SIGKILL)()
+    if launcher := os.environ.get(LAUNCHER):
+        os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
+        if psutil.Process(os.getppid()).ppid() != int(launcher):  # torchrun died before the line above
+            os._exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ from typing import Any
 from ns_core.artifacts import Frozen
 from ns_core.config import ComputeConfig
 
+PARALLEL_STAGES = frozenset({"train-teacher", "train-noisy-student", "finetune-at-test-resolution"})
+"""Stages whose work several processes share."""
+
 
 class InputReference(Frozen):
     """An artifact by name."""
@@ -28,6 +31,11 @@ class WorkerSpec(Frozen):
     places: dict[str, str] = {}
     """Root of the person's own shards by field of `DataConfig`, where the dataset's index points to them."""
     compute: ComputeConfig
+
+    @property
+    def processes(self) -> int:
+        """How many run the stage together on a machine."""
+        return self.compute.processes if self.stage in PARALLEL_STAGES else 1
 
     def inputs_by_fingerprint(self) -> Mapping[str, str]:
         """As the record keeps them and as they were hashed."""

@@ -1,6 +1,7 @@
 """The worker process: its exit status, what it leaves behind, and what it does not load."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,18 +40,25 @@ for done in range(2000):  # 140 kB, twice what a pipe holds
     emit({"event": "progress", "done": done, "total": 2000, "text": ""})
 Path(sys.argv[1]).write_text("saved")
 """
+TALKER = """
+import sys
+from ns_core.stage import emit
+for number in range(500):
+    emit({"event": "failure", "kind": "stage", "message": sys.argv[1] * 3000})
+"""
 
 
 class Worker:
     """`python -m ns_core.worker` on `spec`, from start to end."""
 
-    def __init__(self, folder: Path, spec: WorkerSpec) -> None:
+    def __init__(self, folder: Path, spec: WorkerSpec, **environment: str) -> None:
         self.spec = spec
         file = folder / "spec.json"
         file.write_text(spec.model_dump_json(), encoding="utf-8")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "ns_core.worker", str(file)],
             cwd=REPOSITORY,
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -118,7 +126,7 @@ def test_a_curve_becomes_the_artifacts_metrics(dataset: Worker, tmp_path: Path) 
     folder = localize(open_storage(worker.spec.store), record, tmp_path)
     points = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert points == events(lines, "metric")
-    assert {(point["key"], point["step"]) for point in points} == {
+    assert {(point["key"], point["step"]) for point in points} >= {
         (f"train/{key}", step) for key in ("loss", "lr", "holdout_top1") for step in (1, 2)
     }
     assert not [name for name in files(worker.spec) if "/resume/" in name], "its checkpoint is not needed any more"
@@ -189,6 +197,43 @@ def test_a_worker_whose_launcher_is_gone_can_still_save(tmp_path: Path) -> None:
         assert child.stdout.readline().startswith(MARK.encode())
     child.wait()
     assert saved.read_text(encoding="utf-8") == "saved"
+
+
+def test_a_rank_that_does_not_lead_works_in_silence_and_commits_nothing(tmp_path: Path) -> None:
+    spec = digits_spec(str(tmp_path / "store"))
+    resume = f"{Paths(spec.stage, spec.fingerprint).resume}/half"
+    open_storage(spec.store).put_bytes(resume, b"done")
+    worker = Worker(tmp_path, spec, RANK="1", WORLD_SIZE="2", TMPDIR=str(tmp_path))
+    assert worker.end() == (0, [])
+    assert resume in files(spec), "what is saved is rank 0's to clear"
+    assert worker.record is None
+    assert not [name for name in files(spec) if "/resume/" not in name]
+    assert not list(tmp_path.glob("ns-*")), "nor is its own output left"
+
+
+def test_a_rank_that_does_not_lead_warns_and_fails_in_its_own_name(tmp_path: Path) -> None:
+    spec = digits_spec(str(tmp_path / "store"))
+    broken = tmp_path / "store" / Paths(spec.stage, spec.fingerprint).record
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{}", encoding="utf-8")
+    lost = {"dataset": InputReference(stage=spec.stage, fingerprint=spec.fingerprint)}
+    status, lines = Worker(tmp_path, spec_of(DataConfig(), spec.store, lost, {}), RANK="1", WORLD_SIZE="2").end()
+    assert status == 1
+    assert lines[0].startswith("rank 1: ")
+    assert "its record cannot be read" in lines[0]
+    (failure,) = events(lines, "failure")
+    assert "is not in the store" in str(failure["message"])
+
+
+def test_events_of_two_processes_in_one_pipe_stay_whole() -> None:
+    read, write = os.pipe()
+    talkers = [subprocess.Popen([sys.executable, "-c", TALKER, who], cwd=REPOSITORY, stdout=write) for who in "ab"]
+    os.close(write)
+    with open(read, encoding="utf-8") as pipe:
+        said = [json.loads(line.removeprefix(MARK))["message"] for line in pipe]
+    assert [talker.wait() for talker in talkers] == [0, 0]
+    assert sorted(set(said)) == ["a" * 3000, "b" * 3000]
+    assert len(said) == 1000
 
 
 def test_what_an_orchestrator_loads_is_light() -> None:

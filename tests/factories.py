@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ns_core.config import Augmentation, ComputeConfig
-from ns_core.data.index import CLASSES, INDEX, DatasetIndex, IndexRow, write_classes, write_index
+from ns_core.data.index import CLASSES, INDEX, DatasetIndex, IndexRow, SplitIndex, write_classes, write_index
 from ns_core.stage import ResumeFolder, StageContext
 from ns_core.storage import open_storage
 
@@ -59,7 +60,9 @@ TINY: dict[str, Any] = {
     "dropout": 0.2,
     "stochastic_depth": 0.2,
     "bn_momentum": 0.1,
-    "augmentation": Augmentation(min_area=0.6, hflip=0.0, pad=2),
+    "bn_eps": 1e-5,
+    "decay_biases": False,
+    "augmentation": Augmentation(min_area=0.6, hflip=0.0, pad=2, randaugment_interpolation="bilinear"),
 }
 """Of a training stage: two whole epochs and a short one, about 10 ms an update of `TINY_MODEL`."""
 TINY_MODEL = "ns_efficientnet_xs"
@@ -113,4 +116,27 @@ def label_folder(folder: Path, dataset: Path, probabilities: NDArray[np.float32]
     for code, shard in enumerate(pool.shard_names):
         members = np.flatnonzero(pool.shard_codes == code)
         pq.write_table(label_table(pool, members, probabilities[members]), folder / label_file(shard))
+    return folder
+
+
+def selection_folder(
+    folder: Path,
+    pool: SplitIndex,
+    rows: NDArray[np.int64],
+    probabilities: NDArray[np.float16],
+    copies: NDArray[np.int32],
+) -> Path:
+    """A selection artifact: these rows of the pool, with fp16[N,C] soft labels and as many copies."""
+    table = pa.table(
+        {
+            "key": pool.keys[rows],
+            "shard": [pool.shard_names[code] for code in pool.shard_codes[rows]],
+            "offset": pool.offsets[rows],
+            "size": pool.sizes[rows],
+            "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.ravel()), probabilities.shape[1]),
+            "copies": copies,
+        }
+    )
+    folder.mkdir()
+    pq.write_table(table, folder / "selection.parquet")
     return folder

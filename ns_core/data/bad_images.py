@@ -58,6 +58,12 @@ class BadImages:
         """Goes on from a checkpoint."""
         self._found = {(stream, key): BadImage(stream, key, reason) for stream, key, reason in state}
 
+    def merge(self, states: Sequence[Sequence[tuple[int, str, str]]]) -> None:
+        """Takes in what the other processes met, whose logs have named it."""
+        self.restore([one for state in states for one in state])
+        for stream in range(len(self._rows)):
+            self._check(stream)
+
     def _check(self, stream: int) -> None:
         bad = [image for image in self._found.values() if image.stream == stream]
         if len(bad) > self._allowed[stream]:

@@ -68,14 +68,17 @@ class ImageSource:
         return image
 
 
-def eval_batches(source: ImageSource, rows: Rows, view: tuple[int, float], size: int) -> Iterator[Image]:
-    """Clean central views of all rows in their order, `size` at a time: uint8[<=size,H,W,3].
+def eval_batches(
+    source: ImageSource, rows: Rows, view: tuple[int, float], size: int, part: slice | None = None
+) -> Iterator[Image]:
+    """Clean central views of the rows in their order, `size` at a time: uint8[<=size,H,W,3].
 
-    `view` is (side, crop_pct) as `transforms.eval_view` takes them. A shard in S3 is fetched while the one before
-    is worked on.
+    `view` is (side, crop_pct) as `transforms.eval_view` takes them; `part` is start and stop of the rows wanted,
+    None meaning all. A shard in S3 is fetched while the one before is worked on.
     """
+    start, stop, _ = (part or slice(None)).indices(len(rows))
     with SequentialAhead(source.reader, rows) as ahead:
-        for first in range(0, len(rows), size):
+        for first in range(start, stop, size):
             ahead.at(first)
-            chunk = range(first, min(first + size, len(rows)))
+            chunk = range(first, min(first + size, stop))
             yield np.stack([eval_view(source.image(rows, row), *view) for row in chunk])

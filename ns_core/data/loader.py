@@ -2,9 +2,9 @@
 
 Step t takes positions [t*B, (t+1)*B) of the labelled stream and [t*B*ratio, (t+1)*B*ratio) of the pseudo
 stream (`data.order`), so a batch is a function of the step and resuming needs the step alone. Of `world` ranks
-each takes an equal run of both; together they take the same images whatever their number, and all make the
-same number of steps. Each image's augmentation draws from a generator keyed by (seed, stream, position): the
-bytes of a batch depend neither on the number of threads nor on what was loaded before.
+each takes an equal run of both, of every micro-batch; together they take the same images whatever their number,
+and all make the same number of steps. Each image's augmentation draws from a generator keyed by (seed, stream,
+position): the bytes of a batch depend neither on the number of threads nor on what was loaded before.
 
 An image that cannot be read gives its place to the one at the next position of its stream, again a function of
 the position, so that the ratio stays exact; the batch's ledger names it.
@@ -85,6 +85,8 @@ class Sampling(NamedTuple):
     shuffle: Shuffle
     max_bad_fraction: float = 0.0
     """Of a stream's rows; more of them unreadable is a failure."""
+    micro_batches: int = 1
+    """Equal runs that a step's images of each stream fall into; the ranks divide each of them."""
 
 
 class JointLoader:
@@ -107,11 +109,14 @@ class JointLoader:
         self.source, self._view, self._seed = source, view, sampling.shuffle.seed
         self._streams = [stream_of(rows, images, n, sampling.shuffle) for n, (rows, images) in enumerate(streams)]
         self._orders = [OrderBlocks(stream.order) for stream in self._streams]
+        self._micro_batches = sampling.micro_batches
+        parts = world * self._micro_batches
         for stream in self._streams:
-            if stream.images % world:
+            if stream.images % parts:
+                among = f"{world} processes" + (f" of {self._micro_batches} micro-batches" if parts > world else "")
                 raise UserError(
-                    f"{stream.images} images a step cannot be divided among {world} workers: set batch_size to a "
-                    f"multiple of {world}"
+                    f"{stream.images} images a step cannot be divided among {among}: set batch_size to a multiple "
+                    f"of {parts}"
                 )
         self._classes = streams[0][0].targets[np.empty(0, np.int64)].shape[1]
         self._rank, self._shares = rank, [stream.images // world for stream in self._streams]
@@ -168,10 +173,12 @@ class JointLoader:
     def _parts(self, step: int) -> list[_Part]:
         parts, slot = [], 0
         for number, (stream, share) in enumerate(zip(self._streams, self._shares, strict=True)):
-            first = step * stream.images + self._rank * share
-            for done in range(0, share, _PART):
-                parts.append(_Part(number, first + done, slot + done, min(_PART, share - done)))
-            slot += share
+            mine, whole = share // self._micro_batches, stream.images // self._micro_batches
+            for micro in range(self._micro_batches):
+                first = step * stream.images + micro * whole + self._rank * mine
+                for done in range(0, mine, _PART):
+                    parts.append(_Part(number, first + done, slot + done, min(_PART, mine - done)))
+                slot += mine
         return parts
 
     def _fill(self, batch: Batch, part: _Part) -> list[BadImage]:

@@ -4,6 +4,8 @@ Shallow layers stay as they are, their BatchNorm statistics included (official c
 `remove_aug`). The network learns the scale at which objects appear when it is tested.
 """
 
+from functools import partial
+
 from pydantic import JsonValue
 from torch import nn
 
@@ -12,8 +14,8 @@ from ns_core.data.dataset import Images
 from ns_core.errors import UserError
 from ns_core.models.checkpoint import load_checkpoint
 from ns_core.models.factory import block_groups, drop_paths
-from ns_core.models.predict import choose_device
 from ns_core.stage import StageContext
+from ns_core.training.distributed import join
 from ns_core.training.job import (
     Job,
     finish,
@@ -29,7 +31,6 @@ from ns_core.training.trainer import Trainer
 def run(config: FinetuneConfig, context: StageContext) -> dict[str, JsonValue]:
     """Inputs: `dataset`, `student`. Files as `train-teacher`; the card carries the new test resolution."""
     images = Images.open(context)
-    device = choose_device(context.compute.device)
     seed_worker(config.seed, context.compute.threads)
     network, card = load_checkpoint(
         context.inputs["student"],
@@ -39,16 +40,13 @@ def run(config: FinetuneConfig, context: StageContext) -> dict[str, JsonValue]:
     )
     require_branches(network, card.model, config)
     card = card.model_copy(update={"test_size": config.image_size, "crop_pct": config.crop_pct})
-    job = Job(
-        config,
-        card,
-        network,
-        joint_loader(images, config, labelled_rows(images, config.label_smoothing)),
-        holdout_check(images, card, device),
-        frozen=_frozen(network, card.model, config),
-        curve="finetune",
-    )
-    return finish(job, Trainer(job, context, device).fit(), context)
+    frozen = partial(_frozen, model=card.model, config=config)
+    frozen(network)  # what cannot be frozen is told before anything is trained
+    with join(context.compute.device) as ranks:
+        loader = joint_loader(images, config, ranks, labelled_rows(images, config.label_smoothing))
+        holdout = holdout_check(images, card, ranks)
+        job = Job(config, card, network, loader, holdout, frozen=frozen, curve="finetune")
+        return finish(job, Trainer(job, context, ranks).fit(), context)
 
 
 def _frozen(network: nn.Module, model: str, config: FinetuneConfig) -> list[nn.Module]:

@@ -20,6 +20,7 @@ from ns_core.models.checkpoint import ModelCard, save_checkpoint
 from ns_core.models.factory import create_network, drop_paths
 from ns_core.models.predict import Predictor, set_threads
 from ns_core.stage import StageContext
+from ns_core.training.distributed import Ranks
 from ns_core.training.losses import LossForm
 
 EVAL_BATCH = 256
@@ -36,10 +37,10 @@ class Job:
     network: nn.Module
     loader: JointLoader
     holdout: Callable[[nn.Module], float]
-    """Top-1 of a network on the holdout, through the predict path."""
+    """Top-1 of a network on the holdout, through the predict path. All processes call it together."""
     loss: LossForm = "concat"
-    frozen: Sequence[nn.Module] = ()
-    """Parts that keep weights and BatchNorm statistics."""
+    frozen: Callable[[nn.Module], Sequence[nn.Module]] = lambda network: ()
+    """The parts of the network that keep weights and BatchNorm statistics."""
     curve: str = "train"
     """Prefix of the metrics."""
 
@@ -50,25 +51,28 @@ def labelled_rows(images: Images, smoothing: float) -> Rows:
     return rows_of(split, OneHot(split.labels, images.index.num_classes, smoothing))
 
 
-def joint_loader(images: Images, config: TrainConfig, *streams: Rows) -> JointLoader:
-    """Batches of the labelled stream, and of the pseudo stream where there is one, noised as configured."""
+def joint_loader(images: Images, config: TrainConfig, ranks: Ranks, *streams: Rows) -> JointLoader:
+    """This process's batches of the labelled stream, and of the pseudo stream where there is one, noised as
+    configured."""
     ratio = config.ratio if isinstance(config, StudentConfig) else 0
     counts = (config.batch_size, config.batch_size * ratio)
-    sampling = Sampling(Shuffle(config.seed, config.window_shards), config.max_bad_fraction)
+    shuffle = Shuffle(config.seed, config.window_shards)
+    sampling = Sampling(shuffle, config.max_bad_fraction, config.accumulation)
     view = train_view(config.augmentation, config.image_size)
-    return JointLoader(images.source, view, list(zip(streams, counts, strict=False)), sampling)
+    return JointLoader(images.source, view, list(zip(streams, counts, strict=False)), sampling, ranks.rank, ranks.world)
 
 
-def holdout_check(images: Images, card: ModelCard, device: torch.device) -> Callable[[nn.Module], float]:
-    """A function that gives a network's top-1 on the holdout, 0..1."""
+def holdout_check(images: Images, card: ModelCard, ranks: Ranks) -> Callable[[nn.Module], float]:
+    """A function that gives a network's top-1 on the holdout, 0..1. Each process looks at a part of it."""
     split = images.index.split("holdout")
-    rows = rows_of(split, OneHot(split.labels, images.index.num_classes))
+    rows, part = rows_of(split, OneHot(split.labels, images.index.num_classes)), ranks.slice_of(len(split))
 
     def top1(network: nn.Module) -> float:
-        predictor = Predictor(network, card, device)
-        batches = eval_batches(images.source, rows, (card.test_size, card.crop_pct), EVAL_BATCH)
-        answers = np.concatenate([predictor.probabilities(batch).argmax(axis=1) for batch in batches])
-        return float((answers == split.labels).mean())
+        predictor = Predictor(network, card, ranks.device)
+        batches = eval_batches(images.source, rows, (card.test_size, card.crop_pct), EVAL_BATCH, part)
+        answers = [predictor.probabilities(batch).argmax(axis=1) for batch in batches]
+        right = (np.concatenate(answers) == split.labels[part]).sum() if answers else 0
+        return ranks.sum([float(right)])[0] / len(split)
 
     return top1
 
@@ -83,13 +87,12 @@ def seed_worker(seed: int, threads: int) -> None:
 def train_view(augmentation: Augmentation, size: int) -> TrainView:
     """The noised picture that training sees: uint8[H,W,3] -> uint8[size,size,3]."""
     noise = augmentation
-    randaugment = RandAugment(noise.randaugment_ops, noise.randaugment_magnitude) if noise.randaugment_ops else None
-    return TrainView(size, noise.min_area, noise.max_area, noise.hflip, noise.pad, randaugment)
+    return TrainView(size, noise.min_area, noise.max_area, noise.hflip, noise.pad, RandAugment.configured(noise))
 
 
 def fresh_network(config: TeacherConfig | StudentConfig, class_names: tuple[str, ...]) -> tuple[nn.Module, ModelCard]:
     """A network that starts from new weights with the configuration's noise, and its card."""
-    noise = (config.dropout, config.stochastic_depth, config.bn_momentum)
+    noise = (config.dropout, config.stochastic_depth, config.bn_momentum, config.bn_eps)
     network = create_network(config.model, len(class_names), *noise)
     require_branches(network, config.model, config)
     card = ModelCard(
@@ -98,6 +101,7 @@ def fresh_network(config: TeacherConfig | StudentConfig, class_names: tuple[str,
         train_size=config.image_size,
         test_size=config.image_size,
         crop_pct=config.crop_pct,
+        bn_eps=config.bn_eps,
     )
     return network, card
 
@@ -111,7 +115,10 @@ def require_branches(network: nn.Module, model: str, config: TrainConfig) -> Non
 
 
 def finish(job: Job, network: nn.Module, context: StageContext) -> dict[str, JsonValue]:
-    """Writes the checkpoint and returns the record's result. Raises `StageFailed` for weights that are not finite."""
+    """Writes the checkpoint and returns the record's result; all processes call it together.
+
+    Raises `StageFailed` for weights that are not finite.
+    """
     if broken := [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]:
         raise StageFailed(f"training ended with weights that are not finite, first in {broken[0]}: lower the lr")
     save_checkpoint(context.output, network, job.card)

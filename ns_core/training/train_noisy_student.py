@@ -15,8 +15,8 @@ from ns_core.config import StudentConfig
 from ns_core.data.dataset import Images
 from ns_core.data.index import coded, joined_text
 from ns_core.data.rows import OneHot, Rows, Targets
-from ns_core.models.predict import choose_device
 from ns_core.stage import StageContext
+from ns_core.training.distributed import join
 from ns_core.training.job import (
     Job,
     finish,
@@ -28,20 +28,23 @@ from ns_core.training.job import (
 )
 from ns_core.training.losses import pseudo_targets
 from ns_core.training.trainer import Trainer
+from ns_core.training.warm_start import start_from
 
 _COLUMNS = ["key", "shard", "offset", "size", "probabilities", "copies"]
 
 
 def run(config: StudentConfig, context: StageContext) -> dict[str, JsonValue]:
-    """Inputs: `dataset`, `selection`. Files as `train-teacher`."""
+    """Inputs: `dataset`, `selection`, and `teacher` where the student starts from it. Files as `train-teacher`."""
     images = Images.open(context)
-    device = choose_device(context.compute.device)
     seed_worker(config.seed, context.compute.threads)
     network, card = fresh_network(config, tuple(images.index.class_names))
+    if config.start == "teacher":
+        start_from(network, card, context.inputs["teacher"])
     selected = selected_rows(context.inputs["selection"], config)
-    loader = joint_loader(images, config, labelled_rows(images, config.label_smoothing), selected)
-    job = Job(config, card, network, loader, holdout_check(images, card, device), loss=config.loss)
-    result = finish(job, Trainer(job, context, device).fit(), context)
+    with join(context.compute.device) as ranks:
+        loader = joint_loader(images, config, ranks, labelled_rows(images, config.label_smoothing), selected)
+        job = Job(config, card, network, loader, holdout_check(images, card, ranks), loss=config.loss)
+        result = finish(job, Trainer(job, context, ranks).fit(), context)
     return {**result, "pseudo_rows": selected.positions, "ratio": config.ratio}
 
 

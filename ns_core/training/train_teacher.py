@@ -4,8 +4,8 @@ from pydantic import JsonValue
 
 from ns_core.config import TeacherConfig
 from ns_core.data.dataset import Images
-from ns_core.models.predict import choose_device
 from ns_core.stage import StageContext
+from ns_core.training.distributed import join
 from ns_core.training.job import (
     Job,
     finish,
@@ -21,9 +21,9 @@ from ns_core.training.trainer import Trainer
 def run(config: TeacherConfig, context: StageContext) -> dict[str, JsonValue]:
     """Inputs: `dataset`. Files: `model.safetensors`, `model.json`, `metrics.jsonl`."""
     images = Images.open(context)
-    device = choose_device(context.compute.device)
     seed_worker(config.seed, context.compute.threads)
     network, card = fresh_network(config, tuple(images.index.class_names))
-    loader = joint_loader(images, config, labelled_rows(images, config.label_smoothing))
-    job = Job(config, card, network, loader, holdout_check(images, card, device))
-    return finish(job, Trainer(job, context, device).fit(), context)
+    with join(context.compute.device) as ranks:
+        loader = joint_loader(images, config, ranks, labelled_rows(images, config.label_smoothing))
+        job = Job(config, card, network, loader, holdout_check(images, card, ranks))
+        return finish(job, Trainer(job, context, ranks).fit(), context)

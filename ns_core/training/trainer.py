@@ -1,169 +1,211 @@
 """The one training loop; teacher, noisy student and finetune are three recipes for it.
 
-Exact resume on one device: the order of the data, every augmentation, the learning rate and the random
-draws of dropout are functions of the step, so a checkpoint is weights, averages, optimiser and a number.
-Killed after any update and started again, training ends in the same bits.
+Exact resume: the order of the data, every augmentation, the learning rate and the random draws of an update are
+functions of its number, so a checkpoint is weights, averages, optimiser state and that number. Killed after any
+update and started again, training ends in the same bits. On another number of processes it goes on with the same
+images in the same batches; only what dropout and the like draw is drawn anew.
 """
 
-import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import NamedTuple
 
-import torch
-from timm.optim._optim_factory import create_optimizer_v2
-from torch import nn
+from pydantic import JsonValue
+from torch import Tensor, nn
 
-from ns_core.config import TrainConfig
-from ns_core.data.loader import Batch
-from ns_core.errors import StageFailed
-from ns_core.models.checkpoint import Normalize
+from ns_core.errors import StageFailed, UserError
 from ns_core.stage import StageContext, Stopped, log
-from ns_core.training.ema import ExponentialAverage
+from ns_core.training.checkpoints import Checkpoints
+from ns_core.training.distributed import Ranks
+from ns_core.training.feed import Fed, feed
 from ns_core.training.job import Job
-from ns_core.training.losses import joint_loss
+from ns_core.training.memory import advice, is_out_of_memory
+from ns_core.training.meter import Meter
 from ns_core.training.noise import assert_noise_on
+from ns_core.training.optimizers import optimizer_tensors, restore_optimizer
+from ns_core.training.profile import traced
 from ns_core.training.schedule import learning_rate
+from ns_core.training.step import TrainStep
 
-CHECKPOINT = "checkpoint.pt"
-STEP_SEED = 0x9E3779B1
-"""Spreads (seed, step) over torch's 64-bit seeds: neighbouring steps must not share a stream."""
+_NAMED_KEYS = 8
+
+
+class _Made(NamedTuple):
+    """An update whose loss was not looked at yet: the device may still be at work on it."""
+
+    step: int
+    keys: list[str]
+    loss: Tensor
 
 
 class Trainer:
-    """Runs a job from its last checkpoint to its last update."""
+    """Runs a job from its last checkpoint to its last update. All processes make the same calls."""
 
-    def __init__(self, job: Job, context: StageContext, device: torch.device) -> None:
-        self.job, self.context, self.device = job, context, device
-        self.network = job.network.to(device)
-        for part in job.frozen:
-            part.requires_grad_(False)
-        self.normalize = Normalize(job.card).to(device)
-        self.average = ExponentialAverage(self.network, job.config.ema_decay)
-        self.optimizer = _optimizer(self.network, job.config)
+    def __init__(self, job: Job, context: StageContext, ranks: Ranks) -> None:
+        self.job, self.context, self.ranks = job, context, ranks
+        self.train = TrainStep(job, ranks, context.compute.compile)
         self.step = 0
         """Updates done."""
-        self._losses: list[float] = []
+        self._made: _Made | None = None
+        self._loss_sum, self._losses = 0.0, 0
+        config = job.config
+        ratio = getattr(config, "ratio", 0)
+        self._meter = Meter(config.batch_size * (1 + ratio))
+        self._checkpoints = Checkpoints(context.resume, context.fingerprint, context.compute.keep_checkpoints)
 
     def fit(self) -> nn.Module:
-        """Trains to the end and returns the averaged network, in eval mode."""
-        self._restore()
-        config = self.job.config
-        self._train_mode()
-        self._clock = (time.monotonic(), self.step)
-        try:
-            if self._losses and self._ends_epoch():  # stopped while its holdout was read
+        """Trains to the end and returns the averaged network, in eval mode.
+
+        Raises `Stopped` once SIGTERM arrived and the work was saved, `StageFailed` for a loss that is not finite,
+        `UserError` where memory runs out.
+        """
+        trace = self.context.output if self.context.compute.profile and self.ranks.leads else None
+        with closing(self._checkpoints), self._memory_watched(), traced(trace) as traced_step:
+            losses = self._restore()
+            self.train.train_mode()
+            if losses and self._ends_epoch():  # stopped while its holdout was read
                 self._end_epoch()
-            for batch in self.job.loader.batches(self.step, config.steps, self.context.compute.loader_workers):
-                self._update(batch)
+            for fed in self._fed():
+                self._update(fed)
+                traced_step()
                 if self._ends_epoch():
                     self._end_epoch()
-                if self.context.stopping() and self.step < config.steps:
-                    raise Stopped
-        except Stopped:  # of the loader, too, when it waits for a server that is away
-            self._save()
-            log.info("stopped after update %d of %d; saved", self.step, config.steps)
-            raise
-        return self.average.network
+                elif self._is_due():
+                    self._save()
+                if self.ranks.agree(self.context.stopping()) and self.step < self.job.config.steps:
+                    self._stop()
+        return self.train.average.network
+
+    def _fed(self) -> Iterator[Fed]:
+        """The batches that are left, on the device."""
+        config = self.job.config
+        with closing(self.job.loader.batches(self.step, config.steps, self.context.compute.loader_workers)) as batches:
+            try:
+                yield from self._meter.waiting(feed(batches, self.ranks.device))
+            except Stopped:  # it waited for a server that is away
+                if self.ranks.world == 1:
+                    self._stop()
+                raise  # the other processes are at an update of their own: the last checkpoint stands
+
+    def _update(self, fed: Fed) -> None:
+        batch = fed.batch
+        loss = self.train.update(batch.step, fed.images, fed.targets, batch.labelled)
+        self._look_at_loss()
+        self._made = _Made(batch.step, batch.keys, loss)
+        if self.ranks.device.type == "cpu":
+            self._look_at_loss()
+        self.step = batch.step + 1
+        self._meter.done()
+        if self._losses:
+            text = f"loss {self._loss_sum / self._losses:.3f}, {self._meter.recent()}"
+            self.context.progress(self.step, self.job.config.steps, text)
+
+    def _look_at_loss(self) -> None:
+        """Counts the loss of the last update made; on a GPU one update late, so that nothing waits for it.
+
+        Weights that a loss which is not finite has spoilt are never saved: who saves looks before.
+        """
+        if self._made is None:
+            return
+        step, keys, value = self._made.step, self._made.keys, self._made.loss.item()
+        self._made = None
+        if not abs(value) < float("inf"):
+            raise StageFailed(
+                f"loss is {value} at update {step}; keys of the batch: {', '.join(keys[:_NAMED_KEYS])} ...; "
+                "lower the learning rate or look at these images"
+            )
+        self._loss_sum += value
+        self._losses += 1
 
     def _ends_epoch(self) -> bool:
         return self.step % self.job.config.epoch_steps == 0 or self.step == self.job.config.steps
 
-    def _train_mode(self) -> None:
-        self.network.train()
-        for part in self.job.frozen:
-            part.eval()
-        assert_noise_on(self.network, self.job.config)
-
-    def _update(self, batch: Batch) -> None:
-        config = self.job.config
-        torch.manual_seed((config.seed * STEP_SEED + batch.step) & 0x7FFFFFFFFFFFFFFF)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, batch.step)
-        images = self.normalize(torch.from_numpy(batch.images).to(self.device))
-        targets = torch.from_numpy(batch.targets).to(self.device)
-        loss = joint_loss(self.network(images), targets, batch.labelled, self.job.loss)
-        value = loss.item()
-        if not value < float("inf"):
-            raise StageFailed(
-                f"loss is {value} at update {batch.step}; keys of the batch: {', '.join(batch.keys[:8])} ...; "
-                "lower the learning rate or look at these images"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.average.update(batch.step)
-        self.step = batch.step + 1
-        self._losses.append(value)
-        self.context.progress(self.step, config.steps, f"loss {value:.3f}")
+    def _is_due(self) -> bool:
+        every = self.job.config.checkpoint_steps
+        return bool(every) and self.step % every == 0
 
     def _end_epoch(self) -> None:
         """Asserts that the noise was on to the end, looks at the holdout, writes the curve and a checkpoint."""
-        assert_noise_on(self.network, self.job.config)
-        top1 = self.job.holdout(self.average.network)
-        self._train_mode()
-        curve, rate = self.job.curve, learning_rate(self.job.config, self.step - 1)
-        mean_loss = sum(self._losses) / len(self._losses)
-        self._losses.clear()
-        self.context.metric(f"{curve}/loss", mean_loss, self.step)
-        self.context.metric(f"{curve}/lr", rate, self.step)
-        self.context.metric(f"{curve}/holdout_top1", top1, self.step)
-        since, first = self._clock
-        speed = (self.step - first) / max(1e-9, time.monotonic() - since)
+        self._look_at_loss()
+        assert_noise_on(self.train.network, self.job.config)
+        top1 = self.job.holdout(self.train.average.network)
+        self.train.train_mode()
+        total, count = self.ranks.sum([self._loss_sum, self._losses])
+        self._loss_sum, self._losses = 0.0, 0
+        curve, speed = self.job.curve, self._meter.take()
+        points = {
+            f"{curve}/loss": total / count,
+            f"{curve}/lr": learning_rate(self.job.config, self.step - 1),
+            f"{curve}/holdout_top1": top1,
+            **(speed.points(curve) if speed else {}),
+        }
+        for key, value in points.items():
+            self.context.metric(key, value, self.step)
         log.info(
-            "update %d/%d: loss %.4f, holdout top-1 %.2f %%, %.1f updates/s",
-            *(self.step, self.job.config.steps, mean_loss, 100 * top1, speed),
+            "update %d/%d: loss %.4f, holdout top-1 %.2f %%%s",
+            *(self.step, self.job.config.steps, total / count, 100 * top1, f", {speed}" if speed else ""),
         )
         if self.step < self.job.config.steps:
             self._save()
 
-    def _save(self) -> None:
-        state = {
-            "fingerprint": self.context.fingerprint,
-            "step": self.step,
-            "losses": list(self._losses),
-            "bad_images": self.job.loader.bad.state(),
-            "network": self.network.state_dict(),
-            "average": self.average.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "history": [dict(point) for point in self.context.history],
-        }
-        self.context.resume.save(CHECKPOINT, lambda path: torch.save(state, path))
+    def _stop(self) -> None:
+        self._save(wait=True)
+        log.info("stopped after update %d of %d; saved", self.step, self.job.config.steps)
+        raise Stopped
 
-    def _restore(self) -> None:
-        path = self.context.resume.load(CHECKPOINT)
-        if path is None:
-            return
-        state = _read_checkpoint(path)
-        if state is None or state.get("fingerprint") != self.context.fingerprint:
-            log.warning("the saved checkpoint cannot be used: training starts at update 0")
-            return
-        self.network.load_state_dict(state["network"])
-        self.average.network.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self._losses = state["step"], state["losses"]
-        self.job.loader.bad.restore(state["bad_images"])
+    def _save(self, wait: bool = False) -> None:
+        """The leading process writes; what only the others know is gathered first."""
+        self._look_at_loss()
+        losses = self.ranks.sum([self._loss_sum, self._losses])
+        bad = self.job.loader.bad
+        if self.ranks.world > 1:
+            bad.merge(self.ranks.gather(bad.state()))
+        if self.ranks.leads:
+            document: dict[str, JsonValue] = {
+                "step": self.step,
+                "losses": list[JsonValue](losses),
+                "bad_images": [list[JsonValue](one) for one in bad.state()],
+                "history": [dict[str, JsonValue](point) for point in self.context.history],  # type: ignore[arg-type]
+            }
+            self._checkpoints.save(self.step, self._tensors(), document, wait)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        networks = {"network": self.train.network, "average": self.train.average.network}
+        tensors = {f"{part}/{name}": t for part, net in networks.items() for name, t in net.state_dict().items()}
+        return tensors | {
+            f"optimizer/{name}": tensor for name, tensor in optimizer_tensors(self.train.optimizer).items()
+        }
+
+    def _restore(self) -> int:
+        """Takes up the last checkpoint, if there is one; the updates since the last epoch's end that it counted."""
+        found = self._checkpoints.load()
+        if found is None:
+            return 0
+        tensors, state = found
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        self.train.network.load_state_dict(parts["network"])
+        self.train.average.network.load_state_dict(parts["average"])
+        restore_optimizer(self.train.optimizer, parts["optimizer"])
+        self.step, (loss_sum, losses) = state["step"], state["losses"]
+        if self.ranks.leads:
+            self._loss_sum, self._losses = loss_sum, int(losses)
+        self.job.loader.bad.restore([(stream, key, reason) for stream, key, reason in state["bad_images"]])
         self.context.history.extend(state["history"])
         log.info("going on from update %d of %d", self.step, self.job.config.steps)
+        return int(losses)
 
-
-def _read_checkpoint(path: Path) -> dict[str, Any] | None:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    # torch lets out whatever its readers trip over: 6,000 files damaged at random raised RuntimeError,
-    # UnpicklingError, ValueError, EOFError, KeyError, IndexError, TypeError and AttributeError.
-    except Exception:
-        return None
-    return state if isinstance(state, dict) else None
-
-
-def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """timm's, with its rule that biases and BatchNorm weights do not decay (the official code decays biases)."""
-    options: dict[str, Any] = {} if config.optimizer == "sgd" else {"eps": config.opt_eps}
-    return create_optimizer_v2(
-        network,
-        opt=config.optimizer,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        **options,
-    )
+    @contextmanager
+    def _memory_watched(self) -> Iterator[None]:
+        """Running out of memory is told with the settings that mend it."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            where = "the GPU" if self.ranks.device.type == "cuda" else "this machine"
+            raise UserError(
+                f"{where} ran out of memory at update {self.step}: set {advice(self.job.config)}"
+            ) from error

@@ -46,7 +46,7 @@ def variants(value: Any, annotation: Any) -> Iterator[Any]:
     elif isinstance(value, bool):
         yield not value
     else:
-        yield from {value + 1, value / 2, 1.0} if isinstance(value, float) else {value + 1}
+        yield from {value + 1, value / 2, 1.0} if isinstance(value, float) else {value + 1, value + 1_000_000}
 
 
 def places(settings: Settings, role: str) -> Iterator[tuple[str, ...]]:

@@ -21,7 +21,7 @@ from ns_core.data.transforms import TrainView
 from ns_core.errors import UserError
 
 LABELLED, PSEUDO = 6, 18
-NOISY = TrainView(32, 0.3, 1.0, 0.5, 3, RandAugment(8, 9.0))
+NOISY = TrainView(32, 0.3, 1.0, 0.5, 3, RandAugment(8, 9.0, "bilinear"))
 
 
 class _Drawn:
@@ -235,5 +235,7 @@ def test_a_batch_that_cannot_be_divided_among_the_ranks_is_a_persons_mistake(
     source: ImageSource, labelled: Rows, pseudo: Rows
 ) -> None:
     streams = [(labelled, LABELLED), (pseudo, PSEUDO)]
-    with pytest.raises(UserError, match="6 images a step cannot be divided among 4 workers: set batch_size to a mult"):
+    with pytest.raises(
+        UserError, match="6 images a step cannot be divided among 4 processes: set batch_size to a mult"
+    ):
         JointLoader(source, NOISY, streams, Sampling(Shuffle(0)), rank=0, world=4)

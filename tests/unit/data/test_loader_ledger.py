@@ -51,11 +51,13 @@ def plans(draw: st.DrawFn) -> Plan:
     )
 
 
-def loader(folder: Path, plan: Plan, rank: int = 0, world: int = 1, bad: Sequence[int] = ()) -> JointLoader:
+def loader(
+    folder: Path, plan: Plan, rank: int = 0, world: int = 1, bad: Sequence[int] = (), micro: int = 1
+) -> JointLoader:
     labelled = write_rows(folder, "labelled", plan.labelled)
     pseudo = write_rows(folder, "pseudo", plan.pseudo, plan.copies, bad)
     streams = [(labelled, plan.batch), (pseudo, plan.batch * plan.ratio)]
-    sampling = Sampling(Shuffle(plan.seed, plan.window), max_bad_fraction=0.5)
+    sampling = Sampling(Shuffle(plan.seed, plan.window), max_bad_fraction=0.5, micro_batches=micro)
     return JointLoader(ImageSource(ShardReader(folder)), Numbered(), streams, sampling, rank, world)
 
 
@@ -131,6 +133,25 @@ def test_ranks_together_see_the_global_batch_each_its_equal_share_of_both_stream
                         np.concatenate([share.targets[part] for share in shares]), batch.targets[stream]
                     )
                     assert [key for share in shares for key in share.keys[part]] == batch.keys[stream]
+
+
+@settings(max_examples=25)
+@given(plan=plans(), micro=st.integers(2, 3))
+def test_ranks_together_see_each_micro_batch_whatever_their_number(plan: Plan, micro: int) -> None:
+    with TemporaryDirectory() as folder:
+        whole = loader(Path(folder), plan).batch(0)
+        for world in (world for world in (1, 2, 4) if plan.batch % (world * micro) == 0):
+            shares = [loader(Path(folder), plan, rank, world, micro=micro).batch(0) for rank in range(world)]
+            for first, images in ((0, plan.batch), (plan.batch, plan.batch * plan.ratio)):
+                part, start = images // micro, first // world
+                mine = part // world
+                for number in range(micro):
+                    seen_together = [
+                        key
+                        for share in shares
+                        for key in share.keys[start + number * mine : start + (number + 1) * mine]
+                    ]
+                    assert seen_together == whole.keys[first + number * part : first + (number + 1) * part]
 
 
 @settings(max_examples=25)

@@ -60,7 +60,7 @@ def test_the_card_carries_the_test_resolution_and_keeps_the_training_one(
     before, after = load_checkpoint(student)[1], load_checkpoint(context.output)[1]
     assert after == before.model_copy(update={"test_size": 24, "crop_pct": 0.9})
     assert (result["train_size"], result["test_size"]) == (16, 24)
-    assert {point["key"] for point in context.history} == {"finetune/loss", "finetune/lr", "finetune/holdout_top1"}
+    assert {point["key"].partition("/")[0] for point in context.history} == {"finetune"}
 
 
 def test_it_starts_from_the_students_weights(digits_folder: Path, student: Path, tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
@@ -15,8 +13,9 @@ from ns_core.data.index import DatasetIndex, SplitIndex
 from ns_core.data.loader import Batch
 from ns_core.data.rows import OneHot
 from ns_core.training import train_noisy_student
+from ns_core.training.feed import Fed
 from ns_core.training.trainer import Trainer
-from tests.factories import TINY, TINY_MODEL, training_context
+from tests.factories import TINY, TINY_MODEL, selection_folder, training_context
 
 KEPT = 12
 COPIES = np.array([1, 3, 2] * 4, np.int32)
@@ -43,21 +42,7 @@ def probabilities() -> NDArray[np.float16]:
 @pytest.fixture
 def selection(tmp_path: Path, pool: SplitIndex, probabilities: NDArray[np.float16]) -> Path:
     """Every hundredth image of the pool."""
-    rows = np.arange(KEPT) * 100
-    table = pa.table(
-        {
-            "key": pool.keys[rows],
-            "shard": [pool.shard_names[code] for code in pool.shard_codes[rows]],
-            "offset": pool.offsets[rows],
-            "size": pool.sizes[rows],
-            "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.ravel()), 10),
-            "copies": COPIES,
-        }
-    )
-    folder = tmp_path / "selection"
-    folder.mkdir()
-    pq.write_table(table, folder / "selection.parquet")
-    return folder
+    return selection_folder(tmp_path / "selection", pool, np.arange(KEPT) * 100, probabilities, COPIES)
 
 
 @pytest.fixture
@@ -66,9 +51,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     batches: list[Batch] = []
 
     class Recording(Trainer):
-        def _update(self, batch: Batch) -> None:
-            batches.append(batch)
-            super()._update(batch)
+        def _update(self, fed: Fed) -> None:
+            batches.append(fed.batch)
+            super()._update(fed)
 
     monkeypatch.setattr(train_noisy_student, "Trainer", Recording)
     return batches

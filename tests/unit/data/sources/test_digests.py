@@ -56,7 +56,7 @@ def test_a_file_replaced_by_one_of_the_same_size_and_time_is_read(tmp_path: Path
     assert list(file_digests([file])) == [_sha256(b"new")]
 
 
-@pytest.mark.parametrize(("content", "modified"), [(b"newer", _OLD), (b"new", _OLD + 1)])
+@pytest.mark.parametrize(("content", "modified"), [(b"newer", _OLD), (b"new", _OLD + 1)], ids=["size", "time"])
 def test_another_size_or_time_has_the_file_read(tmp_path: Path, content: bytes, modified: int) -> None:
     file = _file(tmp_path / "a.jpg", b"old")
     list(file_digests([file]))

@@ -28,9 +28,10 @@ from scipy.stats import t
 SEEDS = (11, 12, 13, 14, 15)
 
 
-def run(recipe: str, seed: int, folder: Path) -> dict[str, Any]:
-    """The document of one run in a home and store of its own."""
+def run(recipe: str, seed: int, folder: Path, *settings: str) -> dict[str, Any]:
+    """The document of one run; the runs of a recipe and seed share a home and store. `settings` as for `--set`."""
     command = [sys.executable, "-m", "flows.cli", "run", recipe, "--seed", str(seed), "--json"]
+    command += [f"--set={setting}" for setting in settings]
     environment = {**os.environ, "NS_HOME": str(folder / f"{recipe}-{seed}")}
     outcome = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     document: dict[str, Any] = json.loads(outcome.stdout)

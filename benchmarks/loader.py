@@ -161,7 +161,7 @@ def _ours(dataset: Path) -> Iterator[int]:
         (rows_of(labelled, OneHot(labelled.labels, CLASSES, 0.1)), BATCH // (1 + RATIO)),
         (rows_of(pool, OneHot(np.zeros(len(pool), np.int32), CLASSES)), BATCH - BATCH // (1 + RATIO)),
     ]
-    view = TrainView(SIZE, 0.08, 1.0, 0.5, 0, RandAugment(2, 9))
+    view = TrainView(SIZE, 0.08, 1.0, 0.5, 0, RandAugment(2, 9, "nearest"))
     loader = JointLoader(ImageSource(ShardReader(dataset), 0), view, streams, Sampling(Shuffle(0)))
     steps = (LABELLED + UNLABELLED) // BATCH
     return (len(batch.images) for batch in loader.batches(0, steps, WORKERS))

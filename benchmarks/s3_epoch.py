@@ -58,7 +58,7 @@ class Epoch:
             (rows_of(labelled, OneHot(labelled.labels, CLASSES, 0.1)), BATCH),
             (rows_of(pool, OneHot(np.zeros(len(pool), np.int32), CLASSES)), BATCH * RATIO),
         ]
-        view = TrainView(SIZE, 0.08, 1.0, 0.5, 0, RandAugment(2, 9))
+        view = TrainView(SIZE, 0.08, 1.0, 0.5, 0, RandAugment(2, 9, "nearest"))
         loader = JointLoader(ImageSource(reader, 0), view, streams, Sampling(Shuffle(0, WINDOW)))
         return loader.batches(0, PASSES * len(pool) // (BATCH * RATIO), WORKERS)
 

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 
+_CHECKPOINTS = """checkpoints:
+  RUN                  the model that stands at its end; a run id, the beginning of one, or 'latest'
+  RUN:teacher          its first teacher
+  RUN:student2         the student of its generation 2, as the gate saw it
+  STAGE/FINGERPRINT    an artifact of the store, such as train-noisy-student/0123456789ab
+  URI or FOLDER        the same with its root before it, or a folder with model.safetensors and model.json;
+                       a folder's name has a slash: ./mine"""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb."""
@@ -50,12 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _add_run(verbs)
     _add_prepare(verbs)
+    _add_plan(verbs)
     recipes = verbs.add_parser("recipes", help="list the recipes")
     recipes.set_defaults(verb=_recipes)
     report = verbs.add_parser("report", help="print the tables of a run")
     report.add_argument("run", metavar="RUN", help="run id, the beginning of one, or 'latest'")
     _add_store(report)
     report.set_defaults(verb=_report)
+    _add_export(verbs)
     ui = verbs.add_parser("ui", help="start the Prefect and MLflow pages over the local state; Ctrl-C stops both")
     ui.add_argument("--prefect-port", type=int, default=4200, metavar="PORT")
     ui.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT")
@@ -71,6 +81,7 @@ def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     run = verbs.add_parser("run", help="run a recipe; what is in the store already is not computed again")
     run.add_argument("recipe", metavar="RECIPE", help="a name from `noisy-student recipes`")
     _add_settings(run)
+    run.add_argument("--profile", action="store_true", help="training that is computed leaves a trace of some updates")
     run.add_argument("--json", action="store_true", help="print one JSON object and nothing else on standard output")
     run.set_defaults(verb=_run)
 
@@ -81,6 +92,32 @@ def _add_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     _add_settings(prepare)
     prepare.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     prepare.set_defaults(verb=_prepare)
+
+
+def _add_plan(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    plan = verbs.add_parser("plan", help="what the training of a recipe takes: images and memory; starts nothing")
+    plan.add_argument("recipe", metavar="RECIPE", help="a name from `noisy-student recipes`")
+    _add_settings(plan)
+    plan.add_argument("--classes", type=int, metavar="N", help="of your own images (default: 1000)")
+    plan.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    plan.set_defaults(verb=_plan)
+
+
+def _add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from ns_core.models.export import FORMATS
+
+    formats = "\n".join(f"  {name:13} {words}" for name, words in FORMATS.items())
+    export = verbs.add_parser(
+        "export",
+        help="write a checkpoint for timm, the Hugging Face Hub, torch.export or ONNX",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"{_CHECKPOINTS}\n\nformats:\n{formats}",
+    )
+    export.add_argument("checkpoint", metavar="CHECKPOINT", help="a run, an artifact or a folder, see below")
+    export.add_argument("--format", required=True, metavar="FORMAT", help=", ".join(FORMATS))
+    export.add_argument("--output", metavar="DIR", help="new or empty folder (default: {checkpoint}-{format}, here)")
+    _add_store(export)
+    export.set_defaults(verb=_export)
 
 
 def _add_settings(verb: argparse.ArgumentParser) -> None:
@@ -114,6 +151,8 @@ def _chosen(options: argparse.Namespace) -> "Recipe":
     from flows.recipes import recipe
 
     assignments = [*options.set, *([] if options.seed is None else [f"seed={options.seed}"])]
+    if getattr(options, "profile", False):
+        assignments.append("compute.profile=true")
     return recipe(options.recipe).override(assignments)
 
 
@@ -153,6 +192,16 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from flows.plan import ASSUMED_CLASSES, classes_of, plan, show
+
+    chosen = _chosen(options)
+    known = classes_of(chosen.data) or ASSUMED_CLASSES
+    planned = plan(chosen, known if options.classes is None else options.classes)
+    print(json.dumps(planned.document()) if options.json else show(planned))
+    return 0
+
+
 def _recipes(options: argparse.Namespace) -> int:
     from flows.recipes import RECIPES
 
@@ -171,6 +220,14 @@ def _report(options: argparse.Namespace) -> int:
     paths = RunPaths(find_run(storage, options.run))
     print(storage.read(paths.markdown).decode())
     print(f"{storage.uri}/{paths.html}", file=sys.stderr)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from flows.export import export
+
+    _, store = _home_and_store(options)
+    print(export(options.checkpoint, options.format, options.output, store))
     return 0
 
 

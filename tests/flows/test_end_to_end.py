@@ -124,6 +124,21 @@ def test_one_field_of_the_student_recomputes_the_student_and_what_follows(comman
     assert outcome.states == expected
 
 
+def test_only_a_student_that_starts_from_its_teacher_has_it_as_an_input(command: Command, store: Path) -> None:
+    model = "ns_efficientnet_xs"
+    settings = (f'student_models=["{model}"]', f"teacher.model={model}", "student.start=teacher")
+    outcome = command(*RECIPE, "--store", str(store), *(part for one in settings for part in ("--set", one)))
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.states == {place: "computed" if place in AFTER_THE_STUDENT else "cached" for place in STAGES}
+    stages = {stage["stage"]: stage for stage in outcome.document["stages"]}
+    student = stages["train-noisy-student"]["fingerprint"]
+    records = [json.loads(path.read_text()) for path in store.glob("train-noisy-student/*/.artifact.json")]
+    inputs = {record["fingerprint"]: record["inputs"] for record in records}
+    assert inputs.pop(student)["teacher"] == stages["train-teacher"]["fingerprint"]
+    assert inputs
+    assert all(set(others) == {"dataset", "selection"} for others in inputs.values())
+
+
 def test_another_place_and_other_resources_recompute_nothing(command: Command, store: Path) -> None:
     moved = store.rename(store.with_name("moved"))
     resources = ("compute.loader_workers=3", "compute.retries=0", "infer.batch_size=64")

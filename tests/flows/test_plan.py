@@ -1,0 +1,117 @@
+"""`noisy-student plan`: the table, its numbers, and what it says where memory is short."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.plan import classes_of, plan, show
+from flows.recipes import recipe
+from ns_core.config import DataConfig, Recipe
+from ns_core.errors import UserError
+from tests.flows.command import Command
+
+
+def planned(*assignments: str) -> Recipe:
+    return recipe("digits").override(["generations=1", *assignments])
+
+
+def test_the_command_prints_a_row_for_each_stage_that_trains(tmp_path: Path) -> None:
+    outcome = Command(tmp_path)("plan", "digits", "--set", "student.accumulation=2")
+    assert outcome.status == 0, outcome.stderr
+    lines = outcome.stdout.splitlines()
+
+    assert [line.split("  ")[0] for line in lines[:6]] == [
+        "stage",
+        "train-teacher",
+        "train-noisy-student 1",
+        "finetune-at-test-resolution 1",
+        "train-noisy-student 2",
+        "finetune-at-test-resolution 2",
+    ]
+    assert lines[2].split()[2:9] == ["ns_efficientnet_s", "85,660", "32", "80", "160", "500", "80,000"]
+    assert "for 10 classes" in lines[6]
+    assert len(lines) == 7, "all of it fits"
+    assert not (tmp_path / "home").exists(), "nothing was started and nothing is left"
+
+
+def test_the_document_adds_up(tmp_path: Path) -> None:
+    document = Command(tmp_path)("plan", "digits_supervised", "--json", "--classes", "7").document
+    (teacher,) = document["stages"]
+    parts = ("parameters", "average", "optimizer", "gradients", "activations", "batch")
+
+    assert (document["recipe"], document["classes"], document["device"]) == ("digits_supervised", 7, "cpu")
+    assert teacher["images"] == teacher["update"] * teacher["updates"] == 50 * 400
+    assert sum(teacher["estimate"][part] for part in parts) == teacher["estimate"]["tensors"]
+    assert teacher["needed"] == teacher["estimate"]["peak"] >= teacher["estimate"]["update"]
+    assert teacher["remedies"] == []
+
+
+def test_what_does_not_fit_is_told_with_settings_that_would() -> None:
+    images = 1.5 * psutil.virtual_memory().total / 240_000  # bytes of activations and pixels for an image
+    batch = 2 ** round(math.log2(images / 5))
+    large = planned(f"student.batch_size={batch}", "student_models=[]")
+    found = plan(large, 10)
+    (line,) = [line for line in show(found).splitlines() if line.startswith("Too large")]
+    student = found.stages[1]
+
+    assert line.startswith("Too large: train-noisy-student 1. Set student.accumulation=")
+    assert "(now 1): " in line
+    assert "student.recompute_groups=3" not in line, "this network has two groups of blocks"
+    assert f"or a smaller student.batch_size (now {batch}) or image_size." in line
+    assert student.needed > found.memory
+
+    accumulation = line.split("student.accumulation=")[1].split()[0]
+    finer = plan(large.override([f"student.accumulation={accumulation}"]), 10)
+    assert finer.stages[1].needed <= finer.memory
+    assert finer.stages[1].remedies == ()
+    coarser = plan(large.override([f"student.accumulation={int(accumulation) // 2}"]), 10)
+    assert coarser.stages[1].needed > coarser.memory, "the smallest that is enough was named"
+
+
+def test_processes_share_the_batch_and_the_machine() -> None:
+    one, two = plan(planned(), 10), plan(planned("compute.processes=2"), 10)
+
+    assert two.memory == one.memory // 2
+    assert [stage.micro_batch * 2 for stage in two.stages] == [stage.micro_batch for stage in one.stages]
+    assert [stage.images for stage in two.stages] == [stage.images for stage in one.stages]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("compute.processes=3", "cannot be divided among 3 processes"),
+        ("teacher.model=efficientnet_b00", "did you mean 'efficientnet_b0'"),
+        ("student.recompute_groups=5", "recompute_groups=5"),
+    ],
+)
+def test_a_mistake_that_training_would_refuse_is_one_line(assignment: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as raised:
+        plan(planned(assignment), 10)
+    assert "\n" not in str(raised.value)
+
+
+def test_fewer_than_two_classes_are_refused() -> None:
+    with pytest.raises(UserError, match="--classes 1"):
+        plan(planned(), 1)
+
+
+def test_classes_are_known_for_the_data_sets_that_never_change() -> None:
+    assert classes_of(DataConfig(source="digits")) == 10
+    assert classes_of(DataConfig(source="torchvision", dataset="cifar100")) == 100
+    assert classes_of(DataConfig(source="imagenet")) == 1000
+    assert classes_of(DataConfig(source="folder")) is None
+
+
+def test_planning_loads_no_torch_here() -> None:
+    program = (
+        "import sys, json\n"
+        "from flows.plan import plan\n"
+        "from flows.recipes import recipe\n"
+        "print(json.dumps(plan(recipe('digits_supervised'), 10).document()['device']))\n"
+        "assert not {'torch', 'timm', 'prefect', 'mlflow'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])

@@ -320,9 +320,9 @@ class _Store(LocalStorage):
         super().__init__(root / "store")
         self._before = before
 
-    def put_file(self, key: str, path: Path) -> None:
+    def take_file(self, key: str, path: Path) -> None:
         self._before(f"put {key}")
-        super().put_file(key, path)
+        super().take_file(key, path)
 
     def delete(self, key: str) -> None:
         self._before(f"delete {key}")

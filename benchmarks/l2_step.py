@@ -43,13 +43,13 @@ def child(case: str) -> None:
 
     from ns_core.config import TeacherConfig
     from ns_core.training.distributed import Ranks
-    from ns_core.training.memory import job_without_data, return_freed_memory
+    from ns_core.training.malloc import settle
+    from ns_core.training.memory import job_without_data
     from ns_core.training.step import TrainStep
 
     config = TeacherConfig(**CASES[case])
     torch.manual_seed(0)
-    if config.recompute_groups:
-        return_freed_memory()
+    settle(recomputes=config.recompute_groups > 0)
     train = TrainStep(job_without_data(config, config.model, CLASSES), Ranks(0, 1, 0, torch.device("cpu")))
     train.train_mode()
     images = torch.randint(256, (config.batch_size, config.image_size, config.image_size, 3), dtype=torch.uint8)

@@ -1,6 +1,6 @@
 """Training from JPEGs: our trainer beside timm's `train.py`, same images, model, batch and precision, on 2 cores.
 
-    python -m benchmarks.train_throughput      about 10 minutes on 2 idle cores
+    python -m benchmarks.train_throughput      about 8 minutes on 2 idle cores
 
 End to end, EfficientNet-B0 at 64 pixels, batches of 128 (timm's default), float32, from JPEGs of 500 x 400 pixels to
 updated weights:
@@ -40,7 +40,7 @@ from ns_core.models.predict import set_threads
 
 MODEL, SIZE, BATCH, CLASSES = "efficientnet_b0", 64, 128, 8
 IMAGES, POOL = 5120, 64
-ROUNDS, STEP_ROUNDS, STEP_UPDATES = 4, 5, 4
+ROUNDS, STEP_ROUNDS, STEP_UPDATES = 3, 5, 4
 WINDOW, TRIAL = Window(4, 20), Window(3, 9)
 LOADER_WORKERS = 2
 RANDAUGMENT = ("--aa", "rand-m9-n2-p1")

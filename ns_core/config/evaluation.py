@@ -25,6 +25,7 @@ class InferConfig(StageConfig):
     VERSION: ClassVar[int] = 1
 
     batch_size: int = resource(256, ge=1)
+    """Images at a time up to 128 pixels a side; of larger ones as many pixels."""
 
 
 class SelectConfig(StageConfig):
@@ -62,6 +63,7 @@ class EvaluateConfig(StageConfig):
     stop_p_value: float = science(0.01, gt=0, lt=1)
     """Gate: a student that is worse at this level of an exact McNemar test stops the run."""
     batch_size: int = resource(256, ge=1)
+    """Images at a time up to 128 pixels a side; of larger ones as many pixels."""
     seed: int = science(0, ge=0, lt=2**32)
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ from ns_core.evaluation.attacks import fgsm
 from ns_core.evaluation.corruptions import corrupt, sample_seed, tier
 from ns_core.evaluation.gate import GateLimits, decide
 from ns_core.models.checkpoint import ModelCard, load_checkpoint
-from ns_core.models.predict import Predictor, choose_device, set_threads
+from ns_core.models.predict import Predictor, at_once, choose_device, set_threads
 from ns_core.stage import StageContext, Stopped
 
 REPORT, PREDICTIONS = "report.json", "predictions.npz"
@@ -52,6 +52,11 @@ class Subject:
     card: ModelCard
     done: int = 0
     total: int = 0
+
+    @property
+    def batch(self) -> int:
+        """Images that are looked at together."""
+        return at_once(self.config.batch_size, self.card.test_size)
 
     def advance(self, images: int, what: str) -> None:
         """Counts work, shows it, and leaves when asked to."""
@@ -104,7 +109,7 @@ def clean(subject: Subject, split: Split) -> Probabilities:
     """Probabilities on a split, float32[N,C], through the same path as teacher inference."""
     view = (subject.card.test_size, subject.card.crop_pct)
     parts = []
-    for batch in eval_batches(subject.source, split_rows(subject, split), view, subject.config.batch_size):
+    for batch in eval_batches(subject.source, split_rows(subject, split), view, subject.batch):
         parts.append(subject.predictor.probabilities(batch))
         subject.advance(len(batch), f"clean {split}")
     return np.concatenate(parts)
@@ -147,7 +152,7 @@ def corruption_errors(subject: Subject, chosen: NDArray[np.int64]) -> dict[str, 
         errors[name] = {}
         for severity in subject.config.severities:
             right = 0
-            for members in _chunks(chosen, subject.config.batch_size):
+            for members in _chunks(chosen, subject.batch):
                 images = [_corrupted(subject, rows, int(row), name, severity) for row in members]
                 answers = subject.predictor.probabilities(np.stack(images)).argmax(axis=1)
                 right += int((answers == subject.index.split("test").labels[members]).sum())
@@ -173,7 +178,7 @@ def attack_accuracy(subject: Subject, chosen: NDArray[np.int64]) -> dict[str, fl
     rows, labels = split_rows(subject, "test"), subject.index.split("test").labels
     right = dict.fromkeys(subject.config.fgsm_eps, 0)
     for eps in right:
-        for members in _chunks(chosen, subject.config.batch_size):
+        for members in _chunks(chosen, subject.batch):
             view = (subject.card.test_size, subject.card.crop_pct)
             images = np.stack([eval_view(subject.source.image(rows, int(row)), *view) for row in members])
             pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).to(subject.predictor.device)

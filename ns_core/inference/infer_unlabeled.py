@@ -26,7 +26,7 @@ from ns_core.data.index import SplitIndex, joined_text
 from ns_core.data.read_ahead import ShardsAhead
 from ns_core.data.rows import Rows
 from ns_core.models.checkpoint import load_checkpoint
-from ns_core.models.predict import Predictor, assert_noise_free, choose_device, set_threads
+from ns_core.models.predict import Predictor, assert_noise_free, at_once, choose_device, set_threads
 from ns_core.stage import StageContext, Stopped, log
 
 _SHARDS_AHEAD = 2
@@ -47,6 +47,7 @@ def run(config: InferConfig, context: StageContext) -> dict[str, JsonValue]:
         known = len(pool.shard_names) - len(missing)
         log.info("going on: %d of %d shards are labelled already", known, len(pool.shard_names))
     fresh, counts = 0, np.zeros(images.index.num_classes, np.int64)
+    batch = at_once(config.batch_size, card.test_size)
     with ShardsAhead(images.source.reader) as ahead:
         for shard, members in pool.members():
             name = label_file(shard)
@@ -56,7 +57,7 @@ def run(config: InferConfig, context: StageContext) -> dict[str, JsonValue]:
                 ahead.want(list(islice(missing, _SHARDS_AHEAD)))
                 missing.popleft()
                 rows = _shard_rows(pool, shard, members)
-                batches = eval_batches(images.source, rows, (card.test_size, card.crop_pct), config.batch_size)
+                batches = eval_batches(images.source, rows, (card.test_size, card.crop_pct), batch)
                 probabilities = np.concatenate([predictor.probabilities(batch) for batch in batches])
                 write = partial(pq.write_table, label_table(pool, members, probabilities), compression="zstd")
                 context.resume.save(name, write)

@@ -127,6 +127,8 @@ def _gigabytes(size: int) -> str:
 
 def _gpu_memory() -> int:
     """Of the smallest GPU."""
+    if not torch.cuda.is_available():
+        raise UserError("compute.device=cuda, and there is no GPU here: plan where there is one, or for the CPU")
     devices = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     return min(int(device.total_memory) for device in devices)
 

@@ -31,7 +31,7 @@ from ns_core.training.trainer import Trainer
 def run(config: FinetuneConfig, context: StageContext) -> dict[str, JsonValue]:
     """Inputs: `dataset`, `student`. Files as `train-teacher`; the card carries the new test resolution."""
     images = Images.open(context)
-    seed_worker(config.seed, context.compute.threads)
+    seed_worker(config.seed, context.compute.threads, context.compute.device)
     network, card = load_checkpoint(
         context.inputs["student"],
         dropout=config.dropout,

@@ -18,8 +18,8 @@ from ns_core.data.transforms import TrainView
 from ns_core.errors import StageFailed, UserError
 from ns_core.models.checkpoint import ModelCard, save_checkpoint
 from ns_core.models.factory import create_network, drop_paths
-from ns_core.models.predict import Predictor, set_threads
-from ns_core.stage import StageContext
+from ns_core.models.predict import Predictor, at_once, choose_device, set_threads
+from ns_core.stage import StageContext, rank
 from ns_core.training.distributed import Ranks
 from ns_core.training.losses import LossForm
 
@@ -69,7 +69,9 @@ def holdout_check(images: Images, card: ModelCard, ranks: Ranks) -> Callable[[nn
 
     def top1(network: nn.Module) -> float:
         predictor = Predictor(network, card, ranks.device)
-        batches = eval_batches(images.source, rows, (card.test_size, card.crop_pct), EVAL_BATCH, part)
+        batches = eval_batches(
+            images.source, rows, (card.test_size, card.crop_pct), at_once(EVAL_BATCH, card.test_size), part
+        )
         answers = [predictor.probabilities(batch).argmax(axis=1) for batch in batches]
         right = (np.concatenate(answers) == split.labels[part]).sum() if answers else 0
         return ranks.sum([float(right)])[0] / len(split)
@@ -77,10 +79,11 @@ def holdout_check(images: Images, card: ModelCard, ranks: Ranks) -> Callable[[nn
     return top1
 
 
-def seed_worker(seed: int, threads: int) -> None:
-    """Seeds the initial weights and sets the compute threads."""
+def seed_worker(seed: int, threads: int, device: str = "cpu") -> None:
+    """Seeds the initial weights and sets the compute threads. CPUs take torch's deterministic algorithms, which cost
+    them nothing; on GPUs they would be slower and, with cuBLAS, still not all of them deterministic."""
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(choose_device(device).type == "cpu", warn_only=True)
     set_threads(threads)
 
 
@@ -121,7 +124,8 @@ def finish(job: Job, network: nn.Module, context: StageContext) -> dict[str, Jso
     """
     if broken := [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]:
         raise StageFailed(f"training ended with weights that are not finite, first in {broken[0]}: lower the lr")
-    save_checkpoint(context.output, network, job.card)
+    if rank() == 0:
+        save_checkpoint(context.output, network, job.card)
     return {
         "model": job.card.model,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

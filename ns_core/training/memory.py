@@ -7,11 +7,9 @@ and 0.8 GB, which torch takes anyway. How near it comes to the truth is in `docs
 In: a stage's configuration, the network's name, numbers of classes and of processes. Out: an `Estimate`, in bytes.
 """
 
-import ctypes
 import warnings
 import weakref
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,6 +24,7 @@ from ns_core.data.loader import JointLoader
 from ns_core.errors import UserError
 from ns_core.models.checkpoint import ModelCard
 from ns_core.models.factory import block_groups, create_network
+from ns_core.models.predict import at_once
 from ns_core.training.distributed import Ranks
 from ns_core.training.job import EVAL_BATCH, Job
 from ns_core.training.step import TrainStep
@@ -44,8 +43,6 @@ SECTIONS = {TeacherConfig.STAGE: "teacher", StudentConfig.STAGE: "student", Fine
 """Stage -> section of the recipe, as `--set` names it."""
 USUAL_GROUPS = 3
 """The stem and so many groups hold 80 % of EfficientNet-B0's activations (`models.recompute`)."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's mallopt."""
 OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory", "std::bad_alloc")
 """What torch says in a plain RuntimeError."""
 
@@ -241,7 +238,7 @@ def _holdout_peak(train: TrainStep, live: LiveStorages, size: int) -> int:
     """While the averaged network looks at a batch of the holdout (`job.holdout_check`); gradients wait beside it."""
     live.restart()
     with torch.no_grad():
-        train.average.network(train.normalize(torch.zeros(EVAL_BATCH, size, size, 3, dtype=torch.uint8)))
+        train.average.network(train.normalize(torch.zeros(at_once(EVAL_BATCH, size), size, size, 3, dtype=torch.uint8)))
     return live.peak
 
 
@@ -253,19 +250,6 @@ def _state(train: TrainStep) -> list[Tensor]:
     """What a checkpoint holds."""
     networks: list[nn.Module] = [train.network, train.average.network]
     return [*(tensor for net in networks for tensor in net.state_dict().values()), *_tensors(train.optimizer)]
-
-
-def return_freed_memory() -> None:
-    """From now on this process gives blocks of a megabyte and more back to the system as soon as they are freed.
-
-    glibc keeps those below 32 MB, for speed. That costs nothing where an update is like the one before, but with
-    recomputation EfficientNet-B0 (16 images of 224) took 2.0 GB instead of 1.5, and B4 (4 of 380) 3.0 instead of 2.2.
-    Nothing happens where the C library is another one.
-    """
-    with suppress(AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 1 << 20)
-        mallopt(M_TRIM_THRESHOLD, 16 << 20)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -286,11 +270,11 @@ def more_groups(config: TrainConfig) -> int:
     return max(USUAL_GROUPS, config.recompute_groups + 1)
 
 
-def advice(config: TrainConfig) -> str:
+def advice(config: TrainConfig, processes: int = 1) -> str:
     """Settings that lower a stage's memory, to follow 'set': alternatives, with what they are now."""
     section = SECTIONS[type(config).STAGE]
     changes = [("recompute_groups", more_groups(config))]
-    if parts := finer(config):
+    if parts := finer(config, processes):
         changes.insert(0, ("accumulation", parts[0]))
     if config.batch_size > 1:
         changes.append(("batch_size", config.batch_size // 2))

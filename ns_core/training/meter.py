@@ -58,7 +58,7 @@ class Meter:
         self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)
 
     def waiting(self, batches: Iterator[T]) -> Iterator[T]:
-        """The same batches; each counts from when it was asked for until the next is, or `pause`."""
+        """The same batches; each counts from when it was asked for until `done`."""
         for batch in self._timed(batches):
             self._started = time.perf_counter()
             yield batch

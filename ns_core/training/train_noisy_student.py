@@ -36,7 +36,7 @@ _COLUMNS = ["key", "shard", "offset", "size", "probabilities", "copies"]
 def run(config: StudentConfig, context: StageContext) -> dict[str, JsonValue]:
     """Inputs: `dataset`, `selection`, and `teacher` where the student starts from it. Files as `train-teacher`."""
     images = Images.open(context)
-    seed_worker(config.seed, context.compute.threads)
+    seed_worker(config.seed, context.compute.threads, context.compute.device)
     network, card = fresh_network(config, tuple(images.index.class_names))
     if config.start == "teacher":
         start_from(network, card, context.inputs["teacher"])

@@ -21,7 +21,7 @@ from ns_core.training.trainer import Trainer
 def run(config: TeacherConfig, context: StageContext) -> dict[str, JsonValue]:
     """Inputs: `dataset`. Files: `model.safetensors`, `model.json`, `metrics.jsonl`."""
     images = Images.open(context)
-    seed_worker(config.seed, context.compute.threads)
+    seed_worker(config.seed, context.compute.threads, context.compute.device)
     network, card = fresh_network(config, tuple(images.index.class_names))
     with join(context.compute.device) as ranks:
         loader = joint_loader(images, config, ranks, labelled_rows(images, config.label_smoothing))

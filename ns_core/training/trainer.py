@@ -19,6 +19,7 @@ from ns_core.training.checkpoints import Checkpoints
 from ns_core.training.distributed import Ranks
 from ns_core.training.feed import Fed, feed
 from ns_core.training.job import Job
+from ns_core.training.malloc import settle
 from ns_core.training.memory import advice, is_out_of_memory
 from ns_core.training.meter import Meter
 from ns_core.training.noise import assert_noise_on
@@ -43,14 +44,19 @@ class Trainer:
 
     def __init__(self, job: Job, context: StageContext, ranks: Ranks) -> None:
         self.job, self.context, self.ranks = job, context, ranks
-        self.train = TrainStep(job, ranks, context.compute.compile)
         self.step = 0
         """Updates done."""
+        if ranks.device.type == "cpu":
+            settle(recomputes=job.config.recompute_groups > 0)
+        with self._memory_watched():
+            self.train = TrainStep(job, ranks, context.compute.compile)
         self._made: _Made | None = None
         self._loss_sum, self._losses = 0.0, 0
         config = job.config
         ratio = getattr(config, "ratio", 0)
         self._meter = Meter(config.batch_size * (1 + ratio))
+        self._saved = 0
+        """Updates in the last checkpoint."""
         self._checkpoints = Checkpoints(context.resume, context.fingerprint, context.compute.keep_checkpoints)
 
     def fit(self) -> nn.Module:
@@ -92,9 +98,9 @@ class Trainer:
         loss = self.train.update(batch.step, fed.images, fed.targets, batch.labelled)
         self._look_at_loss()
         self._made = _Made(batch.step, batch.keys, loss)
-        if self.ranks.device.type == "cpu":
-            self._look_at_loss()
         self.step = batch.step + 1
+        if self.ranks.device.type == "cpu" or self._ends_epoch():
+            self._look_at_loss()
         self._meter.done()
         if self._losses:
             text = f"loss {self._loss_sum / self._losses:.3f}, {self._meter.recent()}"
@@ -125,9 +131,12 @@ class Trainer:
         return bool(every) and self.step % every == 0
 
     def _end_epoch(self) -> None:
-        """Asserts that the noise was on to the end, looks at the holdout, writes the curve and a checkpoint."""
-        self._look_at_loss()
+        """Asserts that the noise was on to the end, writes a checkpoint, looks at the holdout, writes the curve.
+
+        In this order: the holdout may take longer than the grace of a SIGTERM. Who is stopped there looks again.
+        """
         assert_noise_on(self.train.network, self.job.config)
+        self._save()
         top1 = self.job.holdout(self.train.average.network)
         self.train.train_mode()
         total, count = self.ranks.sum([self._loss_sum, self._losses])
@@ -145,17 +154,20 @@ class Trainer:
             "update %d/%d: loss %.4f, holdout top-1 %.2f %%%s",
             *(self.step, self.job.config.steps, total / count, 100 * top1, f", {speed}" if speed else ""),
         )
-        if self.step < self.job.config.steps:
-            self._save()
 
     def _stop(self) -> None:
-        self._save(wait=True)
+        self._save()
+        self._checkpoints.close()
+        self.ranks.sum([0.0])  # whoever ends earlier has torchrun stop the one that writes
         log.info("stopped after update %d of %d; saved", self.step, self.job.config.steps)
         raise Stopped
 
-    def _save(self, wait: bool = False) -> None:
+    def _save(self) -> None:
         """The leading process writes; what only the others know is gathered first."""
+        if self._saved == self.step:
+            return
         self._look_at_loss()
+        self._saved = self.step
         losses = self.ranks.sum([self._loss_sum, self._losses])
         bad = self.job.loader.bad
         if self.ranks.world > 1:
@@ -167,7 +179,7 @@ class Trainer:
                 "bad_images": [list[JsonValue](one) for one in bad.state()],
                 "history": [dict[str, JsonValue](point) for point in self.context.history],  # type: ignore[arg-type]
             }
-            self._checkpoints.save(self.step, self._tensors(), document, wait)
+            self._checkpoints.save(self.step, self._tensors(), document)
 
     def _tensors(self) -> dict[str, Tensor]:
         networks = {"network": self.train.network, "average": self.train.average.network}
@@ -179,6 +191,9 @@ class Trainer:
     def _restore(self) -> int:
         """Takes up the last checkpoint, if there is one; the updates since the last epoch's end that it counted."""
         found = self._checkpoints.load()
+        steps = self.ranks.gather(found[1]["step"] if found else 0)
+        if len(set(steps)) > 1:
+            raise StageFailed(f"the processes found checkpoints of updates {steps}: another run is writing them")
         if found is None:
             return 0
         tensors, state = found
@@ -189,7 +204,8 @@ class Trainer:
         self.train.network.load_state_dict(parts["network"])
         self.train.average.network.load_state_dict(parts["average"])
         restore_optimizer(self.train.optimizer, parts["optimizer"])
-        self.step, (loss_sum, losses) = state["step"], state["losses"]
+        self._saved = self.step = state["step"]
+        loss_sum, losses = state["losses"]
         if self.ranks.leads:
             self._loss_sum, self._losses = loss_sum, int(losses)
         self.job.loader.bad.restore([(stream, key, reason) for stream, key, reason in state["bad_images"]])
@@ -207,5 +223,5 @@ class Trainer:
                 raise
             where = "the GPU" if self.ranks.device.type == "cuda" else "this machine"
             raise UserError(
-                f"{where} ran out of memory at update {self.step}: set {advice(self.job.config)}"
+                f"{where} ran out of memory at update {self.step}: set {advice(self.job.config, self.ranks.world)}"
             ) from error

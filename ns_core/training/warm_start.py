@@ -32,4 +32,9 @@ def start_from(network: nn.Module, card: ModelCard, folder: Path) -> None:
             f"student.start=teacher: the teacher's {len(its.class_names)} classes are not the student's "
             f"{len(card.class_names)}; set student.start=scratch"
         )
+    if its.bn_eps != card.bn_eps:
+        raise UserError(
+            f"student.start=teacher: the teacher's bn_eps is {its.bn_eps:g} and the student's {card.bn_eps:g}, with "
+            "which its weights mean something else; give both the same"
+        )
     network.load_state_dict(teacher.state_dict())

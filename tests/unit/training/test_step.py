@@ -43,11 +43,12 @@ def _weights(step: TrainStep) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in step.network.parameters()])
 
 
-def test_micro_batches_give_the_gradient_of_the_whole_batch_where_no_batch_statistics_are_used() -> None:
+@pytest.mark.parametrize("form", ["concat", "official", "algorithm1"])
+def test_micro_batches_give_the_gradient_of_the_whole_batch_where_no_batch_statistics_are_used(form: str) -> None:
     """The network's BatchNorm is put in eval mode, so that only the sum of gradients is at stake."""
     results = []
     for accumulation in (1, 2, 4):
-        step = _step(_config(accumulation=accumulation, lr=0.1, warmup_steps=0, **QUIET))
+        step = _step(_config(accumulation=accumulation, loss=form, lr=0.1, warmup_steps=0, **QUIET))
         for module in step.network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eval()
@@ -58,9 +59,8 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch_where_no_batch_stati
         assert torch.allclose(weights, results[0][1], atol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["concat", "official", "algorithm1"])
-def test_every_micro_batch_has_the_mix_of_the_batch(form: str) -> None:
-    step = _step(_config(accumulation=4, loss=form))
+def test_every_micro_batch_has_the_mix_of_the_batch() -> None:
+    step = _step(_config(accumulation=4))
     images, targets, labelled = _batch(16, 4)
     images[:4] = 7
     seen = [(part[1][0][:, 0, 0, 0].tolist(), part[1][2]) for part in step._micro_batches(images, targets, labelled)]

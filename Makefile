@@ -25,7 +25,7 @@ demo: setup
 	@$(BIN)/noisy-student run digits
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

@@ -82,6 +82,7 @@ def run(arguments: Sequence[str], window: Window, seconds: float = 600) -> Pace:
     with tempfile.TemporaryDirectory(prefix="timm-") as folder:
         process = subprocess.Popen(
             command,
+            env={name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"},
             cwd=folder,  # it writes its checkpoints below the current folder
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -26,6 +26,7 @@ from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ns_core.errors import StageFailed
 from ns_core.stage import ResumeFolder, log
 
 _NAME = re.compile(r"step-(\d{8,})\.(json|safetensors)")
@@ -54,7 +55,8 @@ class Checkpoints:
 
         When this returns, tensors and document are copied and may change; with `wait` the checkpoint is
         committed too. Any dtype of safetensors, any shape and layout; two names of one tensor are saved twice.
-        Waits for the save before it, and raises its error: an `OSError` or `UserError` of the store.
+        Waits for the save before it, and raises its error: an `OSError` or `UserError` of the store, `StageFailed` for
+        numbers that are not finite.
         """
         frozen = json.loads(json.dumps(document))
         self._finish()
@@ -92,6 +94,9 @@ class Checkpoints:
                 raise error
 
     def _write(self, step: int, document: JsonValue) -> None:
+        floats = ((name, tensor) for name, tensor in self._host.items() if tensor.is_floating_point())
+        if broken := next((name for name, tensor in floats if not tensor.isfinite().all()), None):
+            raise StageFailed(f"{broken} is not finite after update {step}, which was not saved: lower the lr")
         body: dict[str, JsonValue] = {"fingerprint": self._fingerprint, "step": step, "document": document}
 
         def write_tensors(path: Path) -> None:

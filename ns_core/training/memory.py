@@ -33,10 +33,9 @@ PROCESS_BASE = 835 * 10**6
 """A CPU worker whose network weighs nothing: interpreter, libraries and what a first update loads of them. 2026-11-23:
 836 MB of resident memory, 445 of them its own, with torch 2.14 (built with CUDA, no GPU in the machine), timm 1.0."""
 KEPT_BY_MALLOC = 0.25
-"""Of the activations, on a CPU: what glibc keeps of freed blocks below 32 MB, and oneDNN's work space. 2026-11-23, two
-updates, by the peak of resident memory: 0.12 with EfficientNet-B0 at 224, 0.2 to 0.3 with B4 at 380, 0.3 to 0.4 with
-ResNet-50, 0.7 with ResNet-18 at 160 (180 MB). After `return_freed_memory` below 0.1, where recomputation had 0.7 to
-1.3 without it: it cuts the heap into pieces that no later block fits into."""
+"""Of the activations, on a CPU: what glibc keeps of freed blocks (`training.malloc`), and oneDNN's work space.
+2026-11-23, two updates, by the peak of resident memory: 0.1 to 0.3 with EfficientNets, 0.3 to 0.5 with ResNet-50. With
+recomputation, where what is freed is returned, below 0.1."""
 BATCHES_IN_MEMORY = 3
 """The loader's two batches ahead and the one in use (`data.loader`)."""
 SECTIONS = {TeacherConfig.STAGE: "teacher", StudentConfig.STAGE: "student", FinetuneConfig.STAGE: "finetune"}

@@ -16,6 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ns_core.errors import StageFailed
 from ns_core.stage import ResumeFolder
 from ns_core.storage import Storage, open_storage
 from ns_core.storage.local import LocalStorage
@@ -406,6 +407,15 @@ def test_killed_before_any_operation_on_the_store_the_newest_committed_checkpoin
     assert _in_a_child(_saves_until_killed(tmp_path, 99, range(expected or 1, 8))) == 0
     assert _loaded_step(tmp_path) == 7
     assert len(_files(tmp_path)) == 4
+
+
+def test_numbers_that_are_not_finite_are_never_a_checkpoint(tmp_path: Path) -> None:
+    checkpoints = _checkpoints(tmp_path)
+    checkpoints.save(1, {"a": torch.ones(3)}, {})
+    checkpoints.save(2, {"a": torch.tensor([1.0, float("nan")])}, {})
+    with pytest.raises(StageFailed, match="a is not finite after update 2, which was not saved"):
+        checkpoints.close()
+    assert _committed(tmp_path) == [1]
 
 
 @pytest.mark.parametrize("sight", ["scratch-0/saving-*.safetensors", "store/stage/resume/*"])

@@ -6,6 +6,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,28 @@ def test_a_network_without_branches_is_refused_under_stochastic_depth(digits_fol
     context = training_context(tmp_path, dataset=digits_folder)
     with pytest.raises(UserError, match="model 'test_efficientnet' has no residual branch to drop: set stochastic"):
         train_teacher.run(_config(model="test_efficientnet"), context)
+
+
+@pytest.mark.parametrize(("look", "updates"), [(2, 10), (3, 13)])
+def test_stopped_or_killed_while_the_holdout_is_read_the_updates_before_it_are_kept(
+    digits_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, look: int, updates: int
+) -> None:
+    """As the holdout waits for a server that is away, or takes longer than the grace of a SIGTERM."""
+    caplog.set_level(logging.INFO, "noisy_student")
+    context, looks = training_context(tmp_path / "cut", dataset=digits_folder), itertools.count(1)
+    job = _trainer(_config(), context).job
+
+    def holdout(network: torch.nn.Module) -> float:
+        if next(looks) == look:
+            raise Stopped
+        return job.holdout(network)
+
+    with pytest.raises(Stopped):
+        Trainer(replace(job, holdout=holdout), context, ALONE).fit()
+    second = training_context(tmp_path / "cut", dataset=digits_folder)
+    train_teacher.run(_config(), second)
+    assert f"going on from update {updates} of 13" in caplog.text
+    assert _outcome(second) == _whole(_config(), tmp_path / "whole", digits_folder)
 
 
 def test_sigterm_while_the_loader_waits_for_a_server_saves_the_updates_done(

@@ -59,6 +59,16 @@ def test_help_takes_less_than_half_a_second_of_cpu(command: Command) -> None:
     assert spent < 0.5, "seconds of CPU, which other work on the machine does not lengthen"
 
 
+def test_profile_is_a_setting_of_the_run_that_is_no_part_of_its_identity() -> None:
+    from flows import cli
+
+    plain, profiled = (
+        cli._chosen(cli._parser().parse_args(["run", "digits", *flags])) for flags in ([], ["--profile"])
+    )
+    assert (plain.compute.profile, profiled.compute.profile) == (False, True)
+    assert plain.science() == profiled.science()
+
+
 def test_help_loads_nothing_heavy() -> None:
     program = (
         "import sys\n"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from timm.layers.norm_act import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -178,3 +178,17 @@ def test_a_copy_shares_nothing_and_computes_the_same() -> None:
     assert {t.data_ptr() for t in twin.state_dict().values()}.isdisjoint(
         t.data_ptr() for t in synced.state_dict().values()
     )
+
+
+def test_for_gpus_the_layers_are_those_of_timms_converter() -> None:
+    """Converting needs no GPU; using them does."""
+    network = create_network("small_efficientnet_b0", 10)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    converted = sync_batchnorm(network, torch.device("cuda"))
+    norms = [module for module in converted.modules() if isinstance(module, _BatchNorm)]
+    assert len(norms) == 49
+    assert all(isinstance(module, SyncBatchNormAct) for module in norms)
+    assert {(module.eps, module.momentum) for module in norms} == {(1e-3, 0.1)}
+    after = converted.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

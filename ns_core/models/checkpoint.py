@@ -8,6 +8,7 @@ student of chance labels comes out (google-research/noisystudent issue 9).
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -42,9 +43,17 @@ class ModelCard(Settings):
 
 def save_checkpoint(folder: Path, network: nn.Module, card: ModelCard) -> None:
     """Writes both files. The same weights give the same bytes."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
     (folder / CARD).write_text(card.model_dump_json(indent=2), encoding="utf-8")
+    save_weights(network.state_dict(), folder / WEIGHTS, readable_as=folder / CARD)
+
+
+def save_weights(
+    state: Mapping[str, torch.Tensor], path: Path, readable_as: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """A safetensors file, with the permissions of a file beside it: safetensors gives its own to their owner alone,
+    whatever the umask says."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path, metadata)
+    path.chmod(readable_as.stat().st_mode)
 
 
 def load_checkpoint(folder: Path, **noise: float) -> tuple[nn.Module, ModelCard]:

@@ -48,22 +48,17 @@ class Checkpoints:
         self._useless: set[int] = set()
         """Steps whose checkpoints `load` found unusable: the next commit deletes them."""
 
-    def save(
-        self, step: int, tensors: Mapping[str, Tensor], document: Mapping[str, JsonValue], wait: bool = False
-    ) -> None:
+    def save(self, step: int, tensors: Mapping[str, Tensor], document: Mapping[str, JsonValue]) -> None:
         """Commits a checkpoint of `step` updates and deletes all but the newest `keep`, in the background.
 
-        When this returns, tensors and document are copied and may change; with `wait` the checkpoint is
-        committed too. Any dtype of safetensors, any shape and layout; two names of one tensor are saved twice.
-        Waits for the save before it, and raises its error: an `OSError` or `UserError` of the store, `StageFailed` for
-        numbers that are not finite.
+        When this returns, tensors and document are copied and may change; `close` waits for the commit. Any dtype of
+        safetensors, any shape and layout; two names of one tensor are saved twice. Waits for the save before it, and
+        raises its error: an `OSError` or `UserError` of the store, `StageFailed` for numbers that are not finite.
         """
         frozen = json.loads(json.dumps(document))
         self._finish()
         self._host = _on_host(tensors, self._host)
         self._writing = self._writer.submit(self._write, step, frozen)
-        if wait:
-            self._finish()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors, on the host and contiguous, and document of the newest whole checkpoint of this fingerprint.

@@ -15,13 +15,12 @@ from typing import Any, cast
 
 import timm
 import torch
-from safetensors.torch import save_file
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ns_core.errors import UserError
-from ns_core.models.checkpoint import WEIGHTS, ModelCard
+from ns_core.models.checkpoint import WEIGHTS, ModelCard, save_weights
 from ns_core.models.export.model_card import model_card
 from ns_core.models.export.request import Facts
 
@@ -35,13 +34,10 @@ def write(network: nn.Module, card: ModelCard, folder: Path) -> None:
             f"model '{card.model}' is this program's own and unknown to plain timm: use --format torch-export or onnx"
         )
     plain = timm.create_model(card.model, pretrained=False, num_classes=len(card.class_names))
-    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    state |= _shifted_variances(network, plain)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS, {"format": "pt"})
     text = json.dumps(_configuration(plain, card), indent=2)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-    # safetensors gives its files to their owner alone, whatever the umask says.
-    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
+    state = {**network.state_dict(), **_shifted_variances(network, plain)}
+    save_weights(state, folder / WEIGHTS, readable_as=folder / CONFIG, metadata={"format": "pt"})
 
 
 def write_for_hub(network: nn.Module, card: ModelCard, facts: Facts, folder: Path) -> None:

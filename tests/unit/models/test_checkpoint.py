@@ -174,3 +174,12 @@ def test_normalising_takes_bytes_or_unit_floats_to_mean_0_and_std_1_of_the_card(
     normalised = Normalize(card)(pixels)
     assert torch.allclose(normalised, expected)
     assert torch.equal(Normalize(card)(pixels.permute(0, 3, 1, 2).float() / 255), normalised)
+
+
+def test_the_weights_may_be_read_by_whoever_may_read_the_card(tmp_path: Path) -> None:
+    """safetensors itself would keep them from everybody but their owner."""
+    network = create_network("ns_efficientnet_xs", 3)
+    card = ModelCard(model="ns_efficientnet_xs", class_names=("a", "b", "c"), train_size=32, test_size=32, crop_pct=1.0)
+    save_checkpoint(tmp_path, network, card)
+    modes = {(tmp_path / name).stat().st_mode for name in (WEIGHTS, CARD)}
+    assert len(modes) == 1

@@ -106,13 +106,13 @@ def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path: Path) -> None:
         "odd": torch.tensor([-3e38, -0.0, 1e-45]),
     }
     checkpoints = _checkpoints(tmp_path)
-    checkpoints.save(3, saved, SEEN, wait=True)
+    checkpoints.save(3, saved, SEEN)
+    checkpoints.close()
     found = _checkpoints(tmp_path).load()
     assert found is not None
     _assert_same(found[0], saved)
     assert found[1] == SEEN
     assert torch.signbit(found[0]["odd"]).tolist() == [True, True, False]
-    checkpoints.close()
 
 
 def test_the_steps_and_moments_of_adam_come_back_bit_for_bit(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_the_steps_and_moments_of_adam_come_back_bit_for_bit(tmp_path: Path) -> 
     state = {**network.state_dict(), **optimizer_tensors(optimizer)}
     assert state["0.weight/step"].item() == 3
     checkpoints = _checkpoints(tmp_path)
-    checkpoints.save(3, state, {}, wait=True)
+    checkpoints.save(3, state, {})
     found = checkpoints.load()
     assert found is not None
     _assert_same(found[0], state)
@@ -271,10 +271,10 @@ def test_a_useless_checkpoint_does_not_crowd_out_the_good_ones_and_goes_at_the_n
     _cut(_file(tmp_path, 20, "safetensors"))
     checkpoints = _checkpoints(tmp_path, keep=1)
     assert checkpoints.load() is not None
-    checkpoints.save(15, _tensors(15), {**SEEN, "step": 15}, wait=True)
+    checkpoints.save(15, _tensors(15), {**SEEN, "step": 15})
+    checkpoints.close()
     assert _files(tmp_path) == ["step-00000015.json", "step-00000015.safetensors"]
     assert _loaded_step(tmp_path) == 15
-    checkpoints.close()
 
 
 def test_a_useless_checkpoint_is_mended_by_saving_its_step_again(tmp_path: Path) -> None:
@@ -282,9 +282,9 @@ def test_a_useless_checkpoint_is_mended_by_saving_its_step_again(tmp_path: Path)
     _cut(_file(tmp_path, 20, "json"))
     checkpoints = _checkpoints(tmp_path)
     checkpoints.load()
-    checkpoints.save(20, _tensors(20), {**SEEN, "step": 20}, wait=True)
-    assert _loaded_step(tmp_path) == 20
+    checkpoints.save(20, _tensors(20), {**SEEN, "step": 20})
     checkpoints.close()
+    assert _loaded_step(tmp_path) == 20
 
 
 @pytest.fixture(scope="module")
@@ -353,16 +353,6 @@ def test_an_error_of_the_thread_is_raised_once_at_the_next_call(tmp_path: Path, 
         checkpoints.save(3, _tensors(3), {**SEEN, "step": 3})
     checkpoints.close()
     assert _loaded_step(tmp_path) == (None if call == "close" else 3)
-
-
-def test_with_wait_the_error_is_raised_by_save_itself(tmp_path: Path) -> None:
-    def before(_: str) -> None:
-        raise OSError("No space left on device")
-
-    checkpoints = Checkpoints(_folder(tmp_path, _Store(tmp_path, before)), FINGERPRINT, 2)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoints.save(1, _tensors(1), {}, wait=True)
-    checkpoints.close()
 
 
 def _in_a_child(work: Callable[[], None]) -> int | None:

@@ -11,14 +11,15 @@ READY := $(VENV)/.ready
 setup: $(READY)
 
 # pip older than 24 takes minutes to resolve what the constraints file pins. An existing environment that
-# fits is kept; a changed pyproject or constraints file installs again.
+# fits is kept; a changed pyproject or constraints file installs again. Without PYTHONWARNINGS an editable install
+# ends in ten lines of setuptools' that read like a failure.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "noisy-student needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.11"; exit 2; }
 	@echo "Setting up $(VENV): about 2 minutes the first time, then never again."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
 demo: setup

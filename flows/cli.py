@@ -88,7 +88,7 @@ def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 
 def _add_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     prepare = verbs.add_parser("prepare", help="turn images into shards, as the first stage of a run does")
-    prepare.add_argument("recipe", metavar="RECIPE", help="whose `data` section is used: digits, folder")
+    prepare.add_argument("recipe", metavar="RECIPE", help="whose `data` section is used, see `noisy-student recipes`")
     _add_settings(prepare)
     prepare.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     prepare.set_defaults(verb=_prepare)

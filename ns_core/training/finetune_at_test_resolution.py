@@ -46,7 +46,7 @@ def run(config: FinetuneConfig, context: StageContext) -> dict[str, JsonValue]:
         loader = joint_loader(images, config, ranks, labelled_rows(images, config.label_smoothing))
         holdout = holdout_check(images, card, ranks)
         job = Job(config, card, network, loader, holdout, frozen=frozen, curve="finetune")
-        return finish(job, Trainer(job, context, ranks).fit(), context)
+        return finish(job, *Trainer(job, context, ranks).fit(), context)
 
 
 def _frozen(network: nn.Module, model: str, config: FinetuneConfig) -> list[nn.Module]:

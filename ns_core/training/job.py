@@ -117,8 +117,8 @@ def require_branches(network: nn.Module, model: str, config: TrainConfig) -> Non
         )
 
 
-def finish(job: Job, network: nn.Module, context: StageContext) -> dict[str, JsonValue]:
-    """Writes the checkpoint and returns the record's result; all processes call it together.
+def finish(job: Job, network: nn.Module, holdout_top1: float, context: StageContext) -> dict[str, JsonValue]:
+    """Writes the checkpoint, by the leading process, and returns the record's result.
 
     Raises `StageFailed` for weights that are not finite.
     """
@@ -132,7 +132,7 @@ def finish(job: Job, network: nn.Module, context: StageContext) -> dict[str, Jso
         "train_size": job.card.train_size,
         "test_size": job.card.test_size,
         "steps": job.config.steps,
-        "holdout_top1": job.holdout(network),
+        "holdout_top1": holdout_top1,
         "bad_images": len(job.loader.bad),
         "bad_keys": list[JsonValue](job.loader.bad.keys[:NAMED_KEYS]),
     }

@@ -72,8 +72,13 @@ class Meter:
 
     def recent(self) -> str:
         """Of the last updates, for the progress line."""
-        waits, steps = (sum(column) for column in zip(*self._recent, strict=True))
-        return f"{self._images * len(self._recent) / steps:,.0f} images/s, data wait {100 * waits / steps:.0f} %"
+        count, ordered = len(self._recent), sorted(whole for _, whole in self._recent)
+        waits, steps = sum(wait for wait, _ in self._recent), sum(ordered)
+        median, slow = (1e3 * ordered[min(count - 1, count * share // 100)] for share in PERCENTILES[:2])
+        return (
+            f"{self._images * count / steps:,.0f} images/s, data wait {100 * waits / steps:.0f} %, "
+            f"step {median:.0f} ms (95th percentile {slow:.0f})"
+        )
 
     def take(self) -> Speed | None:
         """Of the updates since it was last asked; None when there was none."""

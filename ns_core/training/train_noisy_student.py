@@ -44,7 +44,7 @@ def run(config: StudentConfig, context: StageContext) -> dict[str, JsonValue]:
     with join(context.compute.device) as ranks:
         loader = joint_loader(images, config, ranks, labelled_rows(images, config.label_smoothing), selected)
         job = Job(config, card, network, loader, holdout_check(images, card, ranks), loss=config.loss)
-        result = finish(job, Trainer(job, context, ranks).fit(), context)
+        result = finish(job, *Trainer(job, context, ranks).fit(), context)
     return {**result, "pseudo_rows": selected.positions, "ratio": config.ratio}
 
 

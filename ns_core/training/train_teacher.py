@@ -26,4 +26,4 @@ def run(config: TeacherConfig, context: StageContext) -> dict[str, JsonValue]:
     with join(context.compute.device) as ranks:
         loader = joint_loader(images, config, ranks, labelled_rows(images, config.label_smoothing))
         job = Job(config, card, network, loader, holdout_check(images, card, ranks))
-        return finish(job, Trainer(job, context, ranks).fit(), context)
+        return finish(job, *Trainer(job, context, ranks).fit(), context)

@@ -6,8 +6,10 @@ update and started again, training ends in the same bits. On another number of p
 images in the same batches; only what dropout and the like draw is drawn anew.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -39,6 +41,15 @@ class _Made(NamedTuple):
     loss: Tensor
 
 
+class Trained(NamedTuple):
+    """What training ends with."""
+
+    network: nn.Module
+    """The averaged one, in eval mode."""
+    holdout_top1: float
+    """0..1"""
+
+
 class Trainer:
     """Runs a job from its last checkpoint to its last update. All processes make the same calls."""
 
@@ -55,12 +66,14 @@ class Trainer:
         config = job.config
         ratio = getattr(config, "ratio", 0)
         self._meter = Meter(config.batch_size * (1 + ratio))
+        self._top1 = 0.0
+        """Of the last look at the holdout."""
         self._saved = 0
         """Updates in the last checkpoint."""
         self._checkpoints = Checkpoints(context.resume, context.fingerprint, context.compute.keep_checkpoints)
 
-    def fit(self) -> nn.Module:
-        """Trains to the end and returns the averaged network, in eval mode.
+    def fit(self) -> Trained:
+        """Trains to the end, where the holdout is always looked at.
 
         Raises `Stopped` once SIGTERM arrived and the work was saved, `StageFailed` for a loss that is not finite,
         `UserError` where memory runs out.
@@ -68,6 +81,7 @@ class Trainer:
         trace = self.context.output if self.context.compute.profile and self.ranks.leads else None
         with closing(self._checkpoints), self._memory_watched(), traced(trace) as traced_step:
             losses = self._restore()
+            self._began = (time.perf_counter(), self.step)
             self.train.train_mode()
             if losses and self._ends_epoch():  # stopped while its holdout was read
                 self._end_epoch()
@@ -80,7 +94,7 @@ class Trainer:
                     self._save()
                 if self.ranks.agree(self.context.stopping()) and self.step < self.job.config.steps:
                     self._stop()
-        return self.train.average.network
+        return Trained(self.train.average.network, self._top1)
 
     def _fed(self) -> Iterator[Fed]:
         """The batches that are left, on the device."""
@@ -137,23 +151,31 @@ class Trainer:
         """
         assert_noise_on(self.train.network, self.job.config)
         self._save()
-        top1 = self.job.holdout(self.train.average.network)
+        self._top1 = self.job.holdout(self.train.average.network)
         self.train.train_mode()
         total, count = self.ranks.sum([self._loss_sum, self._losses])
         self._loss_sum, self._losses = 0.0, 0
-        curve, speed = self.job.curve, self._meter.take()
+        curve, speed, left = self.job.curve, self._meter.take(), self._seconds_left()
         points = {
             f"{curve}/loss": total / count,
             f"{curve}/lr": learning_rate(self.job.config, self.step - 1),
-            f"{curve}/holdout_top1": top1,
+            f"{curve}/holdout_top1": self._top1,
+            f"{curve}/seconds_left": left,
             **(speed.points(curve) if speed else {}),
         }
         for key, value in points.items():
             self.context.metric(key, value, self.step)
         log.info(
-            "update %d/%d: loss %.4f, holdout top-1 %.2f %%%s",
-            *(self.step, self.job.config.steps, total / count, 100 * top1, f", {speed}" if speed else ""),
+            "update %d/%d: loss %.4f, holdout top-1 %.2f %%%s, %s left",
+            *(self.step, self.job.config.steps, total / count, 100 * self._top1, f", {speed}" if speed else ""),
+            timedelta(seconds=round(left)),
         )
+
+    def _seconds_left(self) -> float:
+        """At the pace of this attempt, looks at the holdout and checkpoints included; 0 before its first update."""
+        since, first = self._began
+        pace = (time.perf_counter() - since) / max(1, self.step - first)
+        return pace * (self.job.config.steps - self.step) if self.step > first else 0.0
 
     def _stop(self) -> None:
         self._save()

@@ -85,6 +85,8 @@ def test_mlflow_has_two_levels_and_the_registry_its_aliases(command: Command) ->
         assert {"gen/holdout_top1", "final/test_top1"} <= keys[parents[0]]
         assert all(not key.startswith(("gen/", "final/")) for run in children for key in keys[run])
         assert any("train/loss" in keys[run] and "pl/kept" in keys[run] for run in children)
+        pace = {f"train/{name}" for name in ("images_per_second", "data_wait", "step_ms_p95", "seconds_left")}
+        assert any(pace <= keys[run] for run in children)
         ended = database.execute("select status from runs where run_uuid=?", (parents[0],)).fetchone()
         assert ended == ("FINISHED",)
         aliases = {alias for (alias,) in database.execute("select alias from registered_model_aliases")}

@@ -2,8 +2,10 @@
 
 import hashlib
 import itertools
+import json
 import logging
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +21,7 @@ from ns_core.data.index import DatasetIndex
 from ns_core.errors import StageFailed, UserError
 from ns_core.models.checkpoint import WEIGHTS, ModelCard, load_checkpoint
 from ns_core.models.factory import create_network, drop_paths
-from ns_core.stage import StageContext, Stopped
+from ns_core.stage import MARK, StageContext, Stopped
 from ns_core.training import train_teacher
 from ns_core.training.distributed import Ranks
 from ns_core.training.job import Job, finish, holdout_check, joint_loader, labelled_rows, seed_worker
@@ -30,7 +32,7 @@ from tests.factories import TINY, TINY_MODEL, training_context
 Curve = list[tuple[str, int, float]]
 CPU = torch.device("cpu")
 ALONE = Ranks(rank=0, world=1, local_rank=0, device=CPU)
-SPEED = ("images_per_second", "data_wait", "step_ms_p50", "step_ms_p95", "step_ms_p99")
+SPEED = ("seconds_left", "images_per_second", "data_wait", "step_ms_p50", "step_ms_p95", "step_ms_p99")
 
 
 class _Killed(Exception):
@@ -208,7 +210,7 @@ def test_weights_that_are_not_finite_at_the_end_are_no_checkpoint(digits_folder:
     trainer = _trainer(_config(), context)
     torch.nn.init.constant_(next(trainer.train.average.network.parameters()), math.nan)
     with pytest.raises(StageFailed, match="not finite"):
-        finish(trainer.job, trainer.train.average.network, context)
+        finish(trainer.job, trainer.train.average.network, 0.5, context)
     assert not (context.output / WEIGHTS).exists()
 
 
@@ -263,6 +265,41 @@ def test_a_look_at_the_holdout_leaves_the_noise_on(digits_folder: Path, tmp_path
     context.stopping = stopping
     trainer.fit()
     assert modes == [True] * 13
+
+
+def test_memory_that_runs_out_is_told_with_the_settings_that_mend_it(digits_folder: Path, tmp_path: Path) -> None:
+    """A petabyte is asked for in the forward pass of update 2."""
+    trainer = _trainer(_config(), training_context(tmp_path, dataset=digits_folder))
+    passes = itertools.count()
+
+    def greedy(*_: object) -> None:
+        if next(passes) == 2:
+            torch.empty(1 << 50, dtype=torch.uint8)
+
+    trainer.train.network.register_forward_pre_hook(greedy)
+    with pytest.raises(
+        UserError, match=r"this machine ran out of memory at update 2: set teacher.accumulation=2 \(now 1"
+    ):
+        trainer.fit()
+
+
+def test_log_metrics_and_progress_say_how_fast_it_goes_and_how_long_it_takes(
+    digits_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO, "noisy_student")
+    context = training_context(tmp_path, dataset=digits_folder)
+    train_teacher.run(_config(), context)
+    pace = r"[\d,]+ images/s, data wait [\d.]+ %, step \d+ ms \(95th percentile \d+\)"
+    lines = [message for message in caplog.messages if message.startswith("update ")]
+    assert len(lines) == 3
+    assert all(re.search(rf", {pace}, \d:\d\d:\d\d left$", line) for line in lines), lines
+    events = [json.loads(line.removeprefix(MARK)) for line in capsys.readouterr().out.splitlines()]
+    shown = [event["text"] for event in events if event["event"] == "progress"]
+    assert shown
+    assert all(re.fullmatch(rf"loss [\d.]+, {pace}", text) for text in shown), shown
+    left = [point["value"] for point in context.history if point["key"] == "train/seconds_left"]
+    assert left[0] > 0
+    assert left[-1] == 0
 
 
 def test_a_loss_that_is_nan_stops_the_run_and_names_update_and_images(digits_folder: Path, tmp_path: Path) -> None:

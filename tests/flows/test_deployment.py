@@ -20,6 +20,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from prefect.client.base import PrefectHttpxSyncClient
 
 from flows import environment, place
 from flows.recipes.digits import digits, digits_smoke
@@ -123,13 +124,18 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
                 # A worker that inherits an ignored SIGINT, as from a shell's `&`, never stops.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
-        with stopped(worker), httpx.Client(base_url=address, trust_env=False, timeout=30) as api:
+        with stopped(worker), _client(address) as api:
             _wait_for_the_pool(api, worker)
             deploy = [PREFECT, "deploy", "--all", "--prefect-file", FILE, "--no-prompt"]
             made = subprocess.run(deploy, cwd=ROOT, env=settings, stdin=subprocess.DEVNULL, capture_output=True)
             assert made.returncode == 0, (made.stdout + made.stderr).decode()
             deployment = api.get("/deployments/name/noisy-student/campaign").json()
             yield Deployed(command, api, worker, deployment)
+
+
+def _client(address: str) -> httpx.Client:
+    """Asks again, as every client of Prefect's does, when the server answers 503: SQLite had another writer."""
+    return PrefectHttpxSyncClient(base_url=address, trust_env=False, timeout=30, raise_on_all_errors=False)
 
 
 def _wait_for_the_pool(api: httpx.Client, worker: "subprocess.Popen[bytes]") -> None:

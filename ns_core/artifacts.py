@@ -153,7 +153,7 @@ class PseudoLabels(Artifact):
 
 
 class Selection(Artifact):
-    """`selection.parquet` and `dropped.parquet`."""
+    """`selection.parquet`, `dropped.parquet`, and shards of its own where they were asked for."""
 
     stage = "filter-and-balance"
     type: Literal["selection"] = "selection"

@@ -6,6 +6,7 @@ store. What it says while it works goes to standard output: plain log lines, and
 `MARK` and carry one JSON event (progress, metrics, a person's error), which the launcher tells apart.
 """
 
+import fnmatch
 import json
 import logging
 import os
@@ -16,15 +17,18 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, BinaryIO, Literal, TypedDict
 
 from pydantic import JsonValue
 
 from ns_core.config import ComputeConfig
 from ns_core.errors import NotFound
 from ns_core.storage import Storage
+from ns_core.storage.ranged import RemoteFiles
 
 MARK = "@ns "
+RESUME = "resume"
+"""Where unfinished work lies, in the artifact's folder."""
 log = logging.getLogger("noisy_student")
 
 
@@ -131,12 +135,14 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Adopted:
-    """A file that was saved in the resume folder and goes into the artifact as it is."""
+    """A file that lies in the artifact's folder already and goes into the artifact as it is."""
 
     saved: str
     """Its name there."""
     size: int
     sha256: str
+    folder: str = RESUME
+    """The resume folder, or that of an attempt whose record was set aside."""
 
 
 @dataclass
@@ -161,11 +167,28 @@ class StageContext:
     field of `DataConfig` -> root of the person's own. A folder or s3://bucket/prefix."""
     shards: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     """Size and sha256 of the dataset's own shards, when the store is remote."""
+    remote: Mapping[str, RemoteFiles] = field(default_factory=dict)
+    """Input name -> its files that are in no folder of `inputs`, but read where they lie (`open`)."""
+    part: tuple[int, int] | None = None
+    """(i, n): this process does the i-th of n lists of the work, saves it, and leaves the rest to others."""
+    salvage: "Callable[[], Mapping[str, Adopted]]" = dict
+    """Whole files, by name, of this artifact's record that was set aside as damaged."""
     cache: Path = field(default_factory=cache_folder)
     """Folder for local copies, shared by all processes of this machine."""
     adopted: dict[str, "Adopted"] = field(default_factory=dict)
-    """Name in the artifact -> file of the resume folder that becomes it, without moving its bytes again."""
+    """Name in the artifact -> file of the artifact's folder that becomes it, without moving its bytes again."""
     _last: float = field(default=0.0, repr=False)
+
+    def files(self, name: str, pattern: str) -> list[str]:
+        """The names of an input's files that match, sorted, wherever they lie."""
+        here = {path.name for path in self.inputs[name].glob(pattern)}
+        return sorted(here | set(fnmatch.filter(self.remote[name].sizes if name in self.remote else (), pattern)))
+
+    def open(self, name: str, file: str) -> BinaryIO:
+        """A file of an input, to be read and sought; one that lies in S3 is fetched by the range."""
+        if name in self.remote and file in self.remote[name].sizes:
+            return self.remote[name].open(file)
+        return (self.inputs[name] / file).open("rb")
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         """At most five times a second, and always at the end."""

@@ -19,6 +19,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,14 @@ from ns_core.config import (
     StudentConfig,
     TeacherConfig,
 )
+from ns_core.data.reading import SELECTED
 from ns_core.errors import StageFailed, UserError
 from ns_core.fingerprint import stage_fingerprint
 from ns_core.launch.local import LAUNCHER, die_with_parent
 from ns_core.launch.spec import WorkerSpec
-from ns_core.localize import localize, remote_shards
+from ns_core.localize import SHARDS, left_in_store, localize
 from ns_core.provenance import collect
+from ns_core.salvage import whole_files
 from ns_core.settings import StageConfig
 from ns_core.stage import (
     ResumeFolder,
@@ -52,6 +56,7 @@ from ns_core.stage import (
     rank,
 )
 from ns_core.storage import Storage, open_storage
+from ns_core.storage.ranged import RemoteFiles
 
 STAGES: dict[str, tuple[type[StageConfig], str]] = {
     "prepare-dataset": (DataConfig, "ns_core.data.prepare"),
@@ -63,6 +68,8 @@ STAGES: dict[str, tuple[type[StageConfig], str]] = {
     "evaluate-robustness": (EvaluateConfig, "ns_core.evaluation.evaluate_robustness"),
 }
 
+SHARD_FIELDS = {artifacts.Dataset.stage: "", artifacts.Selection.stage: SELECTED}
+"""Stage -> what `data.reading` calls the place of its shards."""
 EXIT_USER, EXIT_FAILED, EXIT_STOPPED = 2, 1, 143
 
 
@@ -114,13 +121,16 @@ def run(spec: WorkerSpec, stopping: Callable[[], bool]) -> artifacts.Record | No
         except BaseException:
             shutil.rmtree(output, ignore_errors=True)  # it lies in a local store, where nobody else would remove it
             raise
-        if rank():
+        if rank() or spec.part:
             return None
         if context.history:
             lines = [json.dumps(point, sort_keys=True) + "\n" for point in context.history]
             (output / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
         stored = {
-            name: (f"{paths.resume}/{file.saved}", artifacts.FileEntry(size=file.size, sha256=file.sha256))
+            name: (
+                f"{paths.folder}/{file.folder}/{file.saved}",
+                artifacts.FileEntry(size=file.size, sha256=file.sha256),
+            )
             for name, file in context.adopted.items()
         }
         document = {**_document(spec, config), "attempt": attempt, "result": result}
@@ -146,17 +156,21 @@ def _context(spec: WorkerSpec, storage: Storage, scratch: Path, output: Path) ->
     """Inputs fetched, folders made."""
     cache = cache_folder()
     folders, results = {}, {}
-    places, shards = dict(spec.places), dict[str, tuple[int, str]]()
+    places, shards, remote = dict(spec.places), dict[str, tuple[int, str]](), dict[str, RemoteFiles]()
     for name, reference in spec.inputs.items():
         record = artifacts.find(storage, artifacts.Paths(reference.stage, reference.fingerprint))
         if record is None:
             raise StageFailed(f"input '{name}' ({reference.stage}/{reference.fingerprint[:12]}) is not in the store")
         folders[name] = localize(storage, record, cache)
         results[name] = record.result
-        if remote := remote_shards(storage, record):
-            places[""] = f"{storage.uri}/{record.prefix}"
-            shards = {shard: (entry.size, entry.sha256) for shard, entry in remote.items()}
-    resume = ResumeFolder(storage, artifacts.Paths(spec.stage, spec.fingerprint).resume, scratch)
+        left, field = left_in_store(storage, record), SHARD_FIELDS.get(record.stage)
+        if field is not None and (left or (field and any(fnmatch(file, SHARDS) for file in record.files))):
+            places[field] = f"{storage.uri}/{record.prefix}"
+            shards |= {f"{field}/{shard}".lstrip("/"): (entry.size, entry.sha256) for shard, entry in left.items()}
+        elif left:
+            remote[name] = RemoteFiles(storage, record.prefix, {file: entry.size for file, entry in left.items()})
+    paths = artifacts.Paths(spec.stage, spec.fingerprint)
+    resume = ResumeFolder(storage, paths.resume, scratch)
     return StageContext(
         inputs=folders,
         results=results,
@@ -166,6 +180,9 @@ def _context(spec: WorkerSpec, storage: Storage, scratch: Path, output: Path) ->
         fingerprint=spec.fingerprint,
         places=places,
         shards=shards,
+        remote=remote,
+        part=spec.part,
+        salvage=partial(whole_files, storage, paths),
         cache=cache,
     )
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ns_core.config import Augmentation, ComputeConfig
 from ns_core.data.index import CLASSES, INDEX, DatasetIndex, IndexRow, SplitIndex, write_classes, write_index
+from ns_core.data.pseudo_labels import label_file, label_table
 from ns_core.stage import ResumeFolder, StageContext
 from ns_core.storage import open_storage
 
@@ -109,13 +110,11 @@ def hashed_probabilities(keys: NDArray[np.object_], classes: int) -> NDArray[np.
 
 def label_folder(folder: Path, dataset: Path, probabilities: NDArray[np.float32]) -> Path:
     """The pseudo-labels of a dataset's pool as infer-unlabeled leaves them. probabilities: float32[N,C]."""
-    from ns_core.inference.infer_unlabeled import label_file, label_table
-
     pool = DatasetIndex.load(dataset).split("pool")
     folder.mkdir(parents=True)
-    for code, shard in enumerate(pool.shard_names):
-        members = np.flatnonzero(pool.shard_codes == code)
-        pq.write_table(label_table(pool, members, probabilities[members]), folder / label_file(shard))
+    for shard, members in pool.members():
+        table = label_table(pool.texts(shard), np.log(probabilities[members]))
+        pq.write_table(table, folder / label_file(shard))
     return folder
 
 

@@ -22,26 +22,54 @@ class InferConfig(StageConfig):
     """infer-unlabeled: the noise-free teacher labels the pool (algorithm 1, step 2)."""
 
     STAGE: ClassVar[str] = "infer-unlabeled"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
+    precision: Literal["float32", "bfloat16"] = science("float32")
+    """Of the forward pass. bfloat16 moves a probability by a percent of the largest logit."""
+    top_k: int = science(0, ge=0)
+    """The soft label keeps so many of the most probable classes, and their joint mass; 0: all, as fp16. At 1,000
+    classes all take 2 kB an image, 0.6 TB for 300 million."""
+    embeddings: bool = science(False)
+    """The features that the classifier sees are stored too, as fp16."""
     batch_size: int = resource(256, ge=1)
     """Images at a time up to 128 pixels a side; of larger ones as many pixels."""
+    max_bad_fraction: float = resource(0.001, ge=0, le=1)
+    """The stage fails when more than this share of the pool cannot be read; below, each is recorded with the reason."""
+    holdout_tolerance: float = resource(0.005, ge=0, le=1)
+    """The teacher's holdout top-1 may differ by so much from what its checkpoint's record says, or by two images."""
+    min_coverage: float = resource(0.1, ge=0, le=1)
+    """Of the classes, the share that the first shards must show among their predictions."""
+    min_entropy: float = resource(0.1, ge=0, le=1)
+    """Of the predictions of the first shards, as a share of that of equally frequent classes."""
 
 
 class SelectConfig(StageConfig):
     """filter-and-balance: which pseudo-labelled images the student sees, and how often."""
 
     STAGE: ClassVar[str] = "filter-and-balance"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     threshold: float = science(0.3, ge=0, le=1)
     """Lowest confidence that is kept (paper: 0.3 for 1,000 classes; few classes want more)."""
+    confidence: Literal["raw", "calibrated"] = science("raw")
+    """What the threshold and the ranking go by: the teacher's largest probability, or the same after temperature
+    scaling fitted on the holdout (Guo et al. 2017)."""
+    rule: Literal["top", "official"] = science("top")
+    """`top`: exactly the most confident `per_class` images of a class. `official`: those above the edge of a bin of
+    0.01, each with the expected number of copies, as google-research/noisystudent does; seeded here."""
     per_class: int = science(130_000, ge=1)
     """Images kept of each predicted class, the most confident first (paper: 130,000)."""
     max_copies: int = science(10, ge=1)
     """Classes with fewer images than `per_class` repeat theirs, at most this often."""
+    duplicates: Literal["keep", "bytes", "near"] = science("bytes")
+    """Of images with equal bytes, or that prepare-dataset found to look alike (`near`; by perceptual hash, which takes
+    blank pictures for one), only the most confident counts and is kept."""
+    materialize: bool = science(False)
+    """The selected images are written out as shards of their own, shuffled: training then reads them in sequence."""
+    shard_megabytes: int = science(1024, ge=1)
+    """Size of these shards, in 2^20 bytes."""
     seed: int = science(0, ge=0, lt=2**32)
-    """Decides which images of a short class get the odd copy."""
+    """Decides which images of a short class get the odd copy, and the order of shards that are written out."""
 
 
 class EvaluateConfig(StageConfig):

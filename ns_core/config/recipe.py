@@ -17,9 +17,11 @@ class ComputeConfig(Settings):
     threads: int = resource(0, ge=0)
     """Compute threads of a worker; 0: one for each core."""
     processes: int = resource(1, ge=1, le=64)
-    """Worker processes of a training stage on this machine, one for each GPU; they share each batch."""
+    """Worker processes of a stage that trains or labels on this machine, one for each GPU. Training shares each batch
+    among them, labelling the shards."""
     compile: bool = resource(False)
-    """torch.compile of the training step: faster on most GPUs, not on CPUs."""
+    """torch.compile of the training step, and of the teacher that labels: faster on most GPUs; on CPUs for labelling
+    only, after a minute or so."""
     profile: bool = resource(False)
     """Training writes a trace of some updates, `trace.json.gz`, into its artifact (for chrome://tracing, Perfetto)."""
     keep_checkpoints: int = resource(2, ge=1)
@@ -28,6 +30,8 @@ class ComputeConfig(Settings):
     """Threads that decode and augment ahead of training, in each process."""
     cache_gigabytes: float = resource(50.0, gt=0)
     """Local copies of shards that lie in S3, in 2^30 bytes; the longest unused go first."""
+    memory_gigabytes: float = resource(4.0, gt=0)
+    """Of the tables that filter-and-balance sorts, in 2^30 bytes; what is more goes through temporary files."""
     retries: int = resource(2, ge=0, le=10)
     """Times a failed stage is started again; it goes on from its last checkpoint."""
     retry_delay_seconds: float = resource(2.0, ge=0)
@@ -53,6 +57,12 @@ class Recipe(Settings):
     teacher: TeacherConfig = science(TeacherConfig())
     infer: InferConfig = science(InferConfig())
     select: SelectConfig = science(SelectConfig())
+    selection: Literal["each", "once"] = science("each")
+    """`each`: every generation's teacher selects anew. `once`: one selection for all generations, which each teacher
+    labels anew (paper, section 3.1, and the official code's `reassign`)."""
+    selector: str = science("")
+    """With `selection=once`: the network, trained as the teacher is, that selects (paper: EfficientNet-B0); empty:
+    the first teacher."""
     student: StudentConfig = science(StudentConfig())
     student_models: tuple[str, ...] = science(())
     """Architecture of the student in generation 1, 2, ...; the last one repeats. Empty: student.model in all."""
@@ -95,6 +105,12 @@ class Recipe(Settings):
                 f"finetune.image_size {self.finetune.image_size} is below student.image_size "
                 f"{self.student.image_size}: finetuning is for the test resolution, which is not smaller"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _selector(self) -> Self:
+        if self.selector and self.selection == "each":
+            raise ValueError(f"selector '{self.selector}' selects once for all generations: set selection=once")
         return self
 
     @model_validator(mode="after")

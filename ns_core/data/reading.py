@@ -7,6 +7,7 @@ In: a shard as the index names it, an offset and a size. Out: bytes.
                                artifact lies in S3, from a copy (`data.shard_cache`)
     labeled/2024/000.tar       a shard of the person's own, below what `places["labeled"]` names: a folder
                                or s3://bucket/prefix, in the same two ways
+    selected/selected-000000.tar  a shard of the selection's, below `places["selected"]`, too
 """
 
 import hashlib
@@ -25,6 +26,8 @@ from ns_core.storage import Storage, open_storage
 
 ARTIFACT = ""
 """The place of the dataset's own shards, when it is not their folder."""
+SELECTED = "selected"
+"""The place of the shards that filter-and-balance wrote: `selected/selected-000000.tar`."""
 _OPEN_SHARDS = 256
 """Descriptors a reader keeps: 2.56 million images at the default shard size, a quarter of the usual limit."""
 _RETRIES = 2

@@ -5,16 +5,13 @@ shard of the pool, rows in the shard's order, joined later by key and never by p
 as soon as it is whole, so a worker that comes after a killed one labels the missing shards only.
 """
 
-import hashlib
 import shutil
 import time
 from collections import deque
 from functools import partial
 from itertools import islice
-from pathlib import PurePosixPath
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import JsonValue
@@ -23,6 +20,7 @@ from ns_core.config import InferConfig
 from ns_core.data.dataset import Images
 from ns_core.data.image_source import eval_batches
 from ns_core.data.index import SplitIndex, joined_text
+from ns_core.data.pseudo_labels import label_file, label_table
 from ns_core.data.read_ahead import ShardsAhead
 from ns_core.data.rows import Rows
 from ns_core.models.checkpoint import load_checkpoint
@@ -58,8 +56,8 @@ def run(config: InferConfig, context: StageContext) -> dict[str, JsonValue]:
                 missing.popleft()
                 rows = _shard_rows(pool, shard, members)
                 batches = eval_batches(images.source, rows, (card.test_size, card.crop_pct), batch)
-                probabilities = np.concatenate([predictor.probabilities(batch) for batch in batches])
-                write = partial(pq.write_table, label_table(pool, members, probabilities), compression="zstd")
+                logits = np.concatenate([predictor.logits(batch) for batch in batches])
+                write = partial(pq.write_table, label_table(pool.texts(shard), logits), compression="zstd")
                 context.resume.save(name, write)
                 fresh += len(members)
             counts += _collect(context, name, images.index.num_classes)
@@ -67,35 +65,6 @@ def run(config: InferConfig, context: StageContext) -> dict[str, JsonValue]:
             context.progress(done, len(pool), shard)
     log.info("labelled %d of %d images in %.1f s", fresh, done, time.monotonic() - since)
     return {"images": done, "shards": len(pool.shard_names), "predicted_per_class": [int(count) for count in counts]}
-
-
-def label_file(shard: str) -> str:
-    """Name of a shard's labels. Shards of the person's own may have equal names in different folders."""
-    path = PurePosixPath(shard)
-    if path.parent == PurePosixPath("."):
-        return f"labels-{path.stem}.parquet"
-    return f"labels-{path.stem}-{hashlib.sha256(shard.encode()).hexdigest()[:12]}.parquet"
-
-
-def label_table(pool: SplitIndex, members: NDArray[np.int64], probabilities: NDArray[np.float32]) -> pa.Table:
-    """The labels of one shard, of which `members` are all rows, ascending.
-
-    Columns: key, sha256 (of the image), top1 int32, confidence float32, margin float32 (first minus second
-    probability), probabilities fp16[C] (error below 2.5e-4; readers normalise again).
-    """
-    texts = pool.texts(pool.shard_names[pool.shard_codes[members[0]]]).combine_chunks()
-    ordered = np.sort(probabilities, axis=1)
-    half = pa.array(probabilities.astype(np.float16).ravel())
-    return pa.table(
-        {
-            "key": texts["key"],
-            "sha256": texts["sha256"],
-            "top1": pa.array(probabilities.argmax(axis=1), pa.int32()),
-            "confidence": pa.array(ordered[:, -1], pa.float32()),
-            "margin": pa.array(ordered[:, -1] - ordered[:, -2], pa.float32()),
-            "probabilities": pa.FixedSizeListArray.from_arrays(half, probabilities.shape[1]),
-        }
-    )
 
 
 def _shard_rows(pool: SplitIndex, shard: str, members: NDArray[np.int64]) -> Rows:

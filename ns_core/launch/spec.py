@@ -31,6 +31,9 @@ class WorkerSpec(Frozen):
     places: dict[str, str] = {}
     """Root of the person's own shards by field of `DataConfig`, where the dataset's index points to them."""
     compute: ComputeConfig
+    part: tuple[int, int] | None = None
+    """(i, n): the worker does the i-th of n lists of the work and commits nothing; None: it does what is left, and
+    commits."""
 
     @property
     def processes(self) -> int:

@@ -33,11 +33,15 @@ class Predictor(nn.Module):
         return logits.float()
 
     @torch.inference_mode()
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Softmax at temperature 1. uint8[B,H,W,3] -> float32[B,C]. Asserts that the noise is off."""
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8[B,H,W,3] -> float32[B,C]. Asserts that the noise is off."""
         assert_noise_free(self)
-        result: NDArray[np.float32] = self(torch.from_numpy(images)).softmax(dim=1).cpu().numpy()
+        result: NDArray[np.float32] = self(torch.from_numpy(images)).cpu().numpy()
         return result
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Softmax at temperature 1. uint8[B,H,W,3] -> float32[B,C]."""
+        return torch.from_numpy(self.logits(images)).softmax(dim=1).numpy()
 
 
 def at_once(wanted: int, size: int) -> int:

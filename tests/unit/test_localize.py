@@ -6,7 +6,7 @@ import pytest
 
 from ns_core.artifacts import Paths, Record, commit, find
 from ns_core.errors import StageFailed
-from ns_core.localize import localize, remote_shards
+from ns_core.localize import left_in_store, localize
 from ns_core.storage import Storage, open_storage
 from ns_core.storage.local import LocalStorage
 from tests.artifact_builders import FILES, PATHS, committed, contents, flip, record, written
@@ -53,21 +53,21 @@ def test_the_shards_of_a_dataset_stay_in_the_bucket(storage: Storage, tmp_path: 
     bucket = Bucket(tmp_path / "store")
     folder = localize(bucket, made, tmp_path / "cache")
     assert contents(folder) == {"index.parquet": b"rows", "classes.json": b"[]"}
-    shards = remote_shards(bucket, made)
+    shards = left_in_store(bucket, made)
     assert shards == {name: made.files[name] for name in ("pool-000000.tar", "pool-000001.tar")}
 
 
-def test_a_dataset_in_a_local_store_has_no_remote_shards(storage: Storage, tmp_path: Path) -> None:
+def test_a_dataset_in_a_local_store_has_no_left_in_store(storage: Storage, tmp_path: Path) -> None:
     made = _dataset(storage, tmp_path / "output")
     assert "pool-000000.tar" in contents(localize(storage, made, tmp_path / "cache"))
-    assert remote_shards(storage, made) == {}
+    assert left_in_store(storage, made) == {}
 
 
 def test_a_tar_file_of_another_artifact_is_copied_like_any_other(storage: Storage, tmp_path: Path) -> None:
     made = committed(storage, tmp_path / "output", {"pictures.tar": b"tar"})
     bucket = Bucket(tmp_path / "store")
     assert contents(localize(bucket, made, tmp_path / "cache")) == {"pictures.tar": b"tar"}
-    assert remote_shards(bucket, made) == {}
+    assert left_in_store(bucket, made) == {}
 
 
 def test_a_copy_that_arrives_changed_is_refused_and_its_artifact_set_aside(

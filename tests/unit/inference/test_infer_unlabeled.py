@@ -10,9 +10,9 @@ import torch
 
 from ns_core.config import InferConfig
 from ns_core.data.index import CLASSES, INDEX, SCHEMA, DatasetIndex
+from ns_core.data.pseudo_labels import label_file
 from ns_core.errors import StageFailed
 from ns_core.inference import infer_unlabeled
-from ns_core.inference.infer_unlabeled import label_file
 from ns_core.models.checkpoint import ModelCard, save_checkpoint
 from ns_core.models.factory import create_network
 from tests.factories import TINY_MODEL, training_context

@@ -1,0 +1,117 @@
+"""Pseudo-labels on disk: what the teacher said of each image, one Parquet file for each shard of the pool.
+
+Columns, one row an image of the shard:
+
+    key, sha256      text: the image and its bytes, by which labels are joined; never by position
+    reason           text: why the image could not be read, else null; then all that follows is null
+    top1             int32: the most probable class
+    confidence       float32: its probability
+    calibrated       float32: the same after temperature scaling (`models.temperature`)
+    margin           float32: log-odds of the first over the second class; unlike their difference in probability it
+                     still tells images apart whose confidence is 1.0 in float32
+    probabilities    fp16[C]: the soft label at temperature 1, error below 2.5e-4; readers normalise again
+      or, where a recipe keeps the `top_k` most probable classes:
+    classes          uint16[k] (uint32 from 65,536 classes on), the most probable first
+    probabilities    fp16[k]: theirs
+    kept_mass        float32: their sum before rounding
+    embedding        fp16[D]: the features that the classifier sees, where a recipe asks for them
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+LABEL_FILES = "labels-*.parquet"
+SOFT = ("probabilities", "classes", "kept_mass")
+"""The columns that hold a soft label, as far as a table has them."""
+
+
+def label_file(shard: str) -> str:
+    """Name of a shard's labels. Shards of the person's own may have equal names in different folders."""
+    path = PurePosixPath(shard)
+    if path.parent == PurePosixPath("."):
+        return f"labels-{path.stem}.parquet"
+    return f"labels-{path.stem}-{hashlib.sha256(shard.encode()).hexdigest()[:12]}.parquet"
+
+
+def label_table(
+    texts: pa.Table,
+    logits: NDArray[np.float32],
+    temperature: float = 1.0,
+    top_k: int = 0,
+    features: NDArray[np.float32] | None = None,
+    unreadable: Mapping[int, str] = {},
+) -> pa.Table:
+    """The labels of one shard. `texts`: columns key and sha256, one row an image.
+
+    `logits`: float32[N,C], `features`: float32[N,D]; rows of images that could not be read hold anything.
+    `temperature`: of `calibrated`. `top_k`: classes that are kept; 0, or as many as there are: all.
+    `unreadable`: row -> reason.
+    """
+    count, classes = logits.shape
+    assert texts.num_rows == count, (texts.num_rows, count)
+    bad = np.zeros(count, bool)
+    bad[list(unreadable)] = True
+    top1, confidence = logits.argmax(axis=1), softmax(logits).max(axis=1)
+    second = np.partition(logits, -2, axis=1)[:, -2] if classes > 1 else logits[:, 0]
+    columns = {
+        "key": texts["key"],
+        "sha256": texts["sha256"],
+        "reason": pa.array([unreadable.get(row) for row in range(count)], pa.string()),
+        "top1": pa.array(top1, pa.int32(), mask=bad),
+        "confidence": pa.array(confidence, pa.float32(), mask=bad),
+        "calibrated": pa.array(softmax(logits / np.float32(temperature)).max(axis=1), pa.float32(), mask=bad),
+        "margin": pa.array(logits.max(axis=1) - second, pa.float32(), mask=bad),
+        **_soft(softmax(logits), top_k if 0 < top_k < classes else 0, bad),
+    }
+    if features is not None:
+        columns["embedding"] = _lists(features.astype(np.float16), bad)
+    return pa.table(columns)
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32[N,C] -> float32[N,C], rows that sum to 1."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def dense(table: pa.Table, classes: int) -> NDArray[np.float32]:
+    """The soft labels of a table's rows, float32[N,`classes`]; every row must have one.
+
+    Full ones as they were rounded. Of a label with the most probable classes alone, the mass that is not theirs is
+    spread evenly over the others, so that confidences stay what the teacher said.
+    """
+    stored = table["probabilities"].combine_chunks()
+    values = np.asarray(stored.flatten().to_numpy(), np.float32).reshape(len(stored), -1)
+    if "classes" not in table.column_names:
+        assert values.shape[1] == classes, (values.shape, classes)
+        return values
+    kept = values.shape[1]
+    rest = np.maximum(0, 1 - table["kept_mass"].to_numpy()) / (classes - kept)
+    labels = np.repeat(rest.astype(np.float32)[:, None], classes, axis=1)
+    places = table["classes"].combine_chunks().flatten().to_numpy().reshape(-1, kept)
+    np.put_along_axis(labels, places.astype(np.int64), values, axis=1)
+    return labels
+
+
+def _soft(probabilities: NDArray[np.float32], top_k: int, bad: NDArray[np.bool_]) -> dict[str, pa.Array]:
+    if not top_k:
+        return {"probabilities": _lists(probabilities.astype(np.float16), bad)}
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    kept = np.take_along_axis(probabilities, order, axis=1)
+    index_type = np.uint16 if probabilities.shape[1] < 1 << 16 else np.uint32
+    return {
+        "classes": _lists(order.astype(index_type), bad),
+        "probabilities": _lists(kept.astype(np.float16), bad),
+        "kept_mass": pa.array(kept.sum(axis=1), pa.float32(), mask=bad),
+    }
+
+
+def _lists(values: NDArray[np.generic], bad: NDArray[np.bool_]) -> pa.Array:
+    """[N,W] -> fixed-size lists, null where `bad`."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1], mask=pa.array(bad))

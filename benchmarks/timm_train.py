@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.error import URLError
 
-SOURCE = "https://raw.githubusercontent.com/huggingface/pytorch-image-models/v{version}/train.py"
+SOURCE = "https://raw.githubusercontent.com/huggingface/pytorch-image-models/v{version}/{name}.py"
 UPDATE = re.compile(r"Train: 0 \[ *(\d+)/(\d+) .*?Time: ([\d.]+)s,.*Data: ([\d.]+) \(")
 """Number of the update, how many there are, its seconds, and those of them that it waited for data."""
 SPARE_UPDATES = 8
@@ -47,13 +47,13 @@ class Pace(NamedTuple):
     """Share of it that was spent waiting for data, 0..1."""
 
 
-def script() -> Path:
-    """Local copy of the `train.py` that belongs to the installed timm; fetched when it is not there yet."""
+def script(name: str = "train") -> Path:
+    """Local copy of the script `name` of the installed timm's release; fetched when it is not there yet."""
     release = version("timm")
     folder = Path(os.environ.get("NS_BENCH_CACHE", Path.home() / ".cache" / "noisy-student-benchmarks"))
-    path = folder / f"train-{release}.py"
+    path = folder / f"{name}-{release}.py"
     if not path.exists():
-        url = SOURCE.format(version=release)
+        url = SOURCE.format(version=release, name=name)
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
                 text = answer.read()

@@ -94,7 +94,8 @@ def _of_run(text: str, storage: Storage) -> Found:
         raise UserError(f"run {run} has no '{role}'{nearest(role, roles)}: {_choice(list(roles))}")
     generation = roles[role] if role else champion(document)
     stage = Finetuned.stage if generation else Teacher.stage
-    made = {(entry["stage"], entry["generation"]): entry["fingerprint"] for entry in document["stages"]}
+    # The first of its name is the teacher; a selector is trained after it.
+    made = {(entry["stage"], entry["generation"]): entry["fingerprint"] for entry in reversed(document["stages"])}
     record = _record(storage, stage, made[stage, generation])
     words = f"student of generation {generation}" if generation else "first teacher"
     facts = Facts(

@@ -13,8 +13,9 @@ from prefect.states import Failed
 from flows import place
 from flows.generation import generation
 from flows.recipes.digits import digits
-from flows.results import FIGURES, GenerationResult, RunResult
-from ns_core.artifacts import Artifact, Finetuned, Teacher
+from flows.results import FIGURES, GenerationResult, RunResult, Standing
+from flows.selection import choose_by_selector
+from ns_core.artifacts import Artifact
 from ns_core.config import Recipe
 from ns_core.data.sources import content_digest
 from ns_core.errors import UserError
@@ -84,17 +85,19 @@ def _generations(run: Run, recipe: Recipe) -> RunResult:
     log_generation(run, 0, {name: first_report.result.get(name) for name in FIGURES})
     register(run, mlflow_run, first, ["teacher-gen1", "champion"])
 
-    teacher: Teacher | Finetuned = first
-    teacher_report, results = first_report, list[GenerationResult]()
+    standing, results = Standing(teacher=first, report=first_report), list[GenerationResult]()
+    if recipe.selector and recipe.generations:
+        chosen = choose_by_selector(call, run, recipe, dataset, first)
+        standing = standing.model_copy(update={"chosen": chosen})
     for index in range(1, recipe.generations + 1):
-        result = generation(run, recipe, index, dataset, teacher, teacher_report)
+        result = generation(run, recipe, index, dataset, standing)
         results.append(result)
+        standing = _after(result, standing, recipe)
         if result.gate["verdict"] == "promote":
-            teacher, teacher_report = result.student, result.student_report
-            register(run, mlflow_run, teacher, [f"teacher-gen{index + 1}", "champion"])
+            register(run, mlflow_run, standing.teacher, [f"teacher-gen{index + 1}", "champion"])
         if result.gate["verdict"] == "stop":
             break
-    log_generation(run, 0, {name: teacher_report.result.get(name) for name in FIGURES}, "final")
+    log_generation(run, 0, {name: standing.report.result.get(name) for name in FIGURES}, "final")
     summary = RunResult(
         run_id=run.run_id,
         recipe=recipe.name,
@@ -106,3 +109,13 @@ def _generations(run: Run, recipe: Recipe) -> RunResult:
         report="",
     )
     return summary.model_copy(update={"report": write_report(run, summary.document())})
+
+
+def _after(result: GenerationResult, before: Standing, recipe: Recipe) -> Standing:
+    """What the next generation starts from."""
+    promoted = result.gate["verdict"] == "promote"
+    return Standing(
+        teacher=result.student if promoted else before.teacher,
+        report=result.student_report if promoted else before.report,
+        chosen=result.chosen if recipe.selection == "once" else None,
+    )

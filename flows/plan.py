@@ -1,14 +1,15 @@
-"""`noisy-student plan`: what the stages of a recipe that train will take, before any of them is started.
+"""`noisy-student plan`: what a recipe will take, before any stage is started.
 
-In: a recipe. Out: a `Plan`: for each such stage its network, its images and the memory of one process, against what
-this machine has. torch is asked in a child process (`ns_core.training.budget`), as `doctor` asks it.
+In: a recipe. Out: a `Plan`: for each stage that trains its network, its images and the memory of one process, against
+what this machine has; and how often which network labels which images. torch is asked in a child process
+(`ns_core.training.budget`), as `doctor` asks it.
 """
 
 import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ns_core.config import DataConfig, FinetuneConfig, Recipe, StudentConfig, TeacherConfig
 from ns_core.errors import StageFailed, UserError
@@ -47,6 +48,17 @@ class PlannedStage:
 
 
 @dataclass(frozen=True)
+class PlannedLabelling:
+    """One pass of a network over images without labels. Each student is taken to be promoted."""
+
+    generation: int
+    model: str
+    of: Literal["pool", "selection"]
+    most: int | None
+    """Images at most; None: as many as the pool has, which is not looked at."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """The stages in their order."""
 
@@ -57,6 +69,7 @@ class Plan:
     memory: int
     """What there is for one process, in bytes: of its GPU, or its share of this machine's."""
     stages: tuple[PlannedStage, ...]
+    labelling: tuple[PlannedLabelling, ...]
 
     def document(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -95,7 +108,24 @@ def plan(recipe: Recipe, classes: int) -> Plan:
         }
     )
     planned = [_planned(*stage, verdict) for stage, verdict in zip(stages, answer["stages"], strict=True)]
-    return Plan(recipe.name, classes, recipe.compute.processes, answer["device"], answer["memory"], tuple(planned))
+    machine = (recipe.compute.processes, answer["device"], answer["memory"])
+    return Plan(recipe.name, classes, *machine, tuple(planned), tuple(labelling(recipe, classes)))
+
+
+def labelling(recipe: Recipe, classes: int) -> list[PlannedLabelling]:
+    """The passes of infer-unlabeled, in their order."""
+    passes, selector = list[PlannedLabelling](), ""
+    if recipe.selector and recipe.generations:
+        selector = recipe.selector
+        passes.append(PlannedLabelling(0, selector, "pool", None))
+    teacher = recipe.teacher.model
+    for generation in range(1, recipe.generations + 1):
+        if recipe.selection == "each" or (generation == 1 and not selector):
+            passes.append(PlannedLabelling(generation, teacher, "pool", None))
+        elif generation > 1 or teacher != selector:  # the first teacher, as selector, has labelled the pool
+            passes.append(PlannedLabelling(generation, teacher, "selection", recipe.select.per_class * classes))
+        teacher = recipe.for_generation(generation).student.model
+    return passes
 
 
 def ask(question: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +140,7 @@ def ask(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def show(plan: Plan) -> str:
-    """The table, and a line for each stage that does not fit."""
+    """The table, a line for each stage that does not fit, and one for the images that are labelled."""
     rows = [_COLUMNS, *(_cells(stage) for stage in plan.stages)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [_line(row, widths) for row in rows]
@@ -120,9 +150,13 @@ def show(plan: Plan) -> str:
     too_large: dict[tuple[str, ...], list[str]] = {}
     for stage in plan.stages:
         if stage.remedies:
-            too_large.setdefault(stage.remedies, []).append(_name(stage))
+            # A selector is trained by the same stage as the first teacher.
+            name = _name(stage) if stage.generation else f"{stage.stage} of {stage.model}"
+            too_large.setdefault(stage.remedies, []).append(name)
     for remedies, names in too_large.items():
         lines.append(f"Too large: {', '.join(names)}. Set {', or '.join(remedies)}.")
+    if plan.labelling:
+        lines.append(f"Labels: {'; '.join(map(_pass, plan.labelling))}.")
     return "\n".join(lines)
 
 
@@ -130,6 +164,8 @@ def _stages(recipe: Recipe) -> list[_Stage]:
     """Those that train, in their order."""
     first = recipe.for_generation(0).teacher
     stages: list[_Stage] = [(0, first, first.model)]
+    if recipe.generations and recipe.selector not in ("", first.model):
+        stages.append((0, first.model_copy(update={"model": recipe.selector}), recipe.selector))
     for generation in range(1, recipe.generations + 1):
         own = recipe.for_generation(generation)
         stages += [(generation, own.student, own.student.model), (generation, own.finetune, own.student.model)]
@@ -165,6 +201,12 @@ def _cells(stage: PlannedStage) -> tuple[str, ...]:
 
 def _name(stage: PlannedStage) -> str:
     return f"{stage.stage} {stage.generation}" if stage.generation else stage.stage
+
+
+def _pass(one: PlannedLabelling) -> str:
+    images = "the pool" if one.most is None else f"up to {one.most:,} selected images"
+    when = f"in generation {one.generation}" if one.generation else "to select once for all generations"
+    return f"{images} by {one.model} {when}"
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:

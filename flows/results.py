@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ns_core.artifacts import Finetuned, Frozen, Report, Teacher
+from ns_core.artifacts import Finetuned, Frozen, Report, Selection, Teacher
 from tasks.observe import StageOutcome
 
 FIGURES = ("holdout_top1", "test_top1", "ece", "mean_corruption_error", "fgsm_strongest_top1")
@@ -13,6 +13,26 @@ def _measured(report: Report) -> dict[str, Any]:
     return {name: report.result.get(name) for name in (*FIGURES, "holdout_interval", "test_interval")}
 
 
+class Chosen(Frozen):
+    """A selection, and where it comes from."""
+
+    selection: Selection
+    labeller: str
+    """Fingerprint of the network whose labels of the pool it was made of, and holds."""
+    generation: int
+    """Among whose stages it is; 0: a selector's, before the first."""
+
+
+class Standing(Frozen):
+    """What a generation starts from."""
+
+    teacher: Teacher | Finetuned
+    report: Report
+    """The teacher's."""
+    chosen: Chosen | None = None
+    """The selection that was made before, to be labelled anew; None: it makes its own."""
+
+
 class GenerationResult(Frozen):
     """One generation: who taught, who learned, and what the gate said."""
 
@@ -20,6 +40,7 @@ class GenerationResult(Frozen):
     teacher_report: Report
     student_report: Report
     student: Finetuned
+    chosen: Chosen
     kept: int
     rows: int
     gate: dict[str, Any]
@@ -34,7 +55,7 @@ class GenerationResult(Frozen):
                 "model": self.student.result["model"],
                 "parameters": self.student.result["parameters"],
             },
-            "pseudo_labels": {"kept": self.kept, "rows": self.rows},
+            "pseudo_labels": {"kept": self.kept, "rows": self.rows, "selected_in": self.chosen.generation},
             "gate": self.gate,
         }
 

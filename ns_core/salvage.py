@@ -4,7 +4,7 @@ In: the store and the artifact's paths. Out: its whole files, by name, for a sta
 """
 
 from ns_core.artifacts import Paths, Record, file_entry
-from ns_core.stage import Adopted
+from ns_core.resume import Adopted
 from ns_core.storage import Storage
 
 

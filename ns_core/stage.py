@@ -22,13 +22,10 @@ from typing import Any, BinaryIO, Literal, TypedDict
 from pydantic import JsonValue
 
 from ns_core.config import ComputeConfig
-from ns_core.errors import NotFound
-from ns_core.storage import Storage
+from ns_core.resume import Adopted, ResumeFolder
 from ns_core.storage.ranged import RemoteFiles
 
 MARK = "@ns "
-RESUME = "resume"
-"""Where unfinished work lies, in the artifact's folder."""
 log = logging.getLogger("noisy_student")
 
 
@@ -82,67 +79,9 @@ class Stopped(Exception):
     """SIGTERM arrived and the work was saved: the process may go."""
 
 
-class ResumeFolder:
-    """Where unfinished work waits for the next attempt at the same fingerprint.
-
-    Each file appears whole or not at all. All attempts at one fingerprint share the folder: stages are
-    deterministic, so any attempt's saved state leads to the same artifact, and the last writer may win.
-    """
-
-    def __init__(self, storage: Storage, prefix: str, scratch: Path) -> None:
-        self._storage, self._prefix, self._scratch = storage, prefix.rstrip("/"), scratch
-
-    def save(self, name: str, write: Callable[[Path], object]) -> None:
-        """Calls `write(path)` on a scratch file, then publishes it under `name`."""
-        path = self._scratch / f"saving-{name}"
-        write(path)
-        self._storage.take_file(f"{self._prefix}/{name}", path)
-
-    def take(self, name: str, path: Path) -> None:
-        """Publishes a local file under `name`; the file is gone afterwards."""
-        self._storage.take_file(f"{self._prefix}/{name}", path)
-
-    def read(self, name: str, offset: int, size: int) -> bytes:
-        """`size` bytes of a saved file, or `NotFound`."""
-        return self._storage.read_range(f"{self._prefix}/{name}", offset, size)
-
-    def load(self, name: str) -> Path | None:
-        """A private copy of the saved file, or None when there is none."""
-        path = self._scratch / f"loaded-{name}"
-        try:
-            self._storage.fetch(f"{self._prefix}/{name}", path)
-        except NotFound:
-            return None
-        return path
-
-    def delete(self, name: str) -> None:
-        """Forgets one saved file, if there is one."""
-        self._storage.delete(f"{self._prefix}/{name}")
-
-    def names(self) -> set[str]:
-        """What was saved so far."""
-        return {key[len(self._prefix) + 1 :] for key in self._storage.list(self._prefix + "/")}
-
-    def clear(self) -> None:
-        """Forgets everything; called once the artifact is committed."""
-        self._storage.delete_tree(self._prefix + "/")
-
-
 def cache_folder() -> Path:
     """Where local copies of what lies in a remote store are kept: $NS_CACHE or ~/.cache/noisy-student."""
     return Path(os.environ.get("NS_CACHE", Path.home() / ".cache" / "noisy-student"))
-
-
-@dataclass(frozen=True)
-class Adopted:
-    """A file that lies in the artifact's folder already and goes into the artifact as it is."""
-
-    saved: str
-    """Its name there."""
-    size: int
-    sha256: str
-    folder: str = RESUME
-    """The resume folder, or that of an attempt whose record was set aside."""
 
 
 @dataclass
@@ -171,11 +110,11 @@ class StageContext:
     """Input name -> its files that are in no folder of `inputs`, but read where they lie (`open`)."""
     part: tuple[int, int] | None = None
     """(i, n): this process does the i-th of n lists of the work, saves it, and leaves the rest to others."""
-    salvage: "Callable[[], Mapping[str, Adopted]]" = dict
+    salvage: Callable[[], Mapping[str, Adopted]] = dict
     """Whole files, by name, of this artifact's record that was set aside as damaged."""
     cache: Path = field(default_factory=cache_folder)
     """Folder for local copies, shared by all processes of this machine."""
-    adopted: dict[str, "Adopted"] = field(default_factory=dict)
+    adopted: dict[str, Adopted] = field(default_factory=dict)
     """Name in the artifact -> file of the artifact's folder that becomes it, without moving its bytes again."""
     _last: float = field(default=0.0, repr=False)
 

@@ -43,18 +43,10 @@ from ns_core.launch.local import LAUNCHER, die_with_parent
 from ns_core.launch.spec import WorkerSpec
 from ns_core.localize import SHARDS, left_in_store, localize
 from ns_core.provenance import collect
+from ns_core.resume import ResumeFolder
 from ns_core.salvage import whole_files
 from ns_core.settings import StageConfig
-from ns_core.stage import (
-    ResumeFolder,
-    StageContext,
-    StageFunction,
-    Stopped,
-    cache_folder,
-    emit,
-    on_terminate,
-    rank,
-)
+from ns_core.stage import StageContext, StageFunction, Stopped, cache_folder, emit, on_terminate, rank
 from ns_core.storage import Storage, open_storage
 from ns_core.storage.ranged import RemoteFiles
 
@@ -97,7 +89,7 @@ def main(spec_file: str) -> int:
 
 
 def run(spec: WorkerSpec, stopping: Callable[[], bool]) -> artifacts.Record | None:
-    """The stage from inputs to committed record; None where another process of the group commits."""
+    """The stage from inputs to committed record; None where another process commits: of the group, or after a part."""
     started = time.monotonic()
     config_type, module = STAGES[spec.stage]
     config = config_type.model_validate(spec.config)
@@ -110,7 +102,7 @@ def run(spec: WorkerSpec, stopping: Callable[[], bool]) -> artifacts.Record | No
     paths = artifacts.Paths(spec.stage, spec.fingerprint)
     attempt = artifacts.new_attempt()
     with tempfile.TemporaryDirectory(prefix="ns-") as scratch:
-        in_store = None if rank() else storage.local_path(paths.attempt(attempt))
+        in_store = None if rank() or spec.part else storage.local_path(paths.attempt(attempt))
         output = in_store or Path(scratch) / "output"
         context = _context(spec, storage, Path(scratch), output)
         context.stopping = stopping

@@ -65,11 +65,6 @@ def open_child(run: Run, recipe: Recipe, generation: int) -> str:
     return child
 
 
-def child_of(run: Run, generation: int) -> str:
-    """The MLflow run that `open_child` opened in this process; empty when there is none."""
-    return _children.get(run.mlflow_run, {}).get(generation, "")
-
-
 def prefect_tags() -> dict[str, str]:
     """The way from MLflow back to Prefect."""
     tags = {
@@ -129,7 +124,7 @@ def _figures(artifact: Artifact) -> dict[str, float]:
     result = artifact.result
     if isinstance(artifact, Selection):
         shares = {f"pl/dropped_{reason}": float(count) for reason, count in result["dropped"].items()}
-        names = ("kept", "rows", "mean_confidence")
+        names = ("kept", "rows", "mean_confidence", "duplication", "largest_duplication", "effective_images")
         return {**{f"pl/{name}": float(result[name]) for name in names}, **shares}
     if isinstance(artifact, PseudoLabels):
         return {"pl/images": float(result["images"])}

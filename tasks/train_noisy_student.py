@@ -8,5 +8,6 @@ from tasks.work import work
 
 @stage_task
 def train_noisy_student(call: StageCall) -> Student:
-    """Inputs: `dataset`, `selection`, and `teacher` where the student starts from its weights."""
+    """Inputs: `dataset`, `selection`; `labels` where a teacher labelled the selected images anew; `teacher` where the
+    student starts from its weights."""
     return Student.of(work(call))

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from ns_core.config import Augmentation, ComputeConfig
 from ns_core.data.index import CLASSES, INDEX, DatasetIndex, IndexRow, SplitIndex, write_classes, write_index
+from ns_core.data.prepare import CORRUPT_FILE, DROPPED_FILE, DUPLICATES_FILE
 from ns_core.data.pseudo_labels import label_file, label_table
-from ns_core.stage import ResumeFolder, StageContext
+from ns_core.resume import ResumeFolder
+from ns_core.stage import StageContext
 from ns_core.storage import open_storage
 
 
@@ -76,16 +78,16 @@ def training_context(tmp_path: Path, **inputs: Path) -> StageContext:
     return context
 
 
-def pool_without_pictures(folder: Path, images: int, classes: int) -> Path:
-    """A dataset folder whose index has `images` rows in the pool, 25 a shard, and one labelled row; no shards."""
+def pool_without_pictures(folder: Path, images: int, classes: int, shard_images: int = 25) -> Path:
+    """A dataset folder whose index has `images` rows in the pool and one labelled row; no shards, nothing left out."""
 
     def row(number: int) -> IndexRow:
         key = f"image-{number:04d}"
         return IndexRow(
             key=key,
             split="pool" if number else "labeled",
-            shard=f"pool-{number // 25:06d}.tar" if number else "labeled-000000.tar",
-            offset=512 + 4096 * (number % 25),
+            shard=f"pool-{number // shard_images:06d}.tar" if number else "labeled-000000.tar",
+            offset=512 + 4096 * (number % shard_images),
             size=1000 + number,
             label=None if number else 0,
             width=32,
@@ -97,7 +99,24 @@ def pool_without_pictures(folder: Path, images: int, classes: int) -> Path:
     folder.mkdir(parents=True)
     write_index(folder / INDEX, map(row, range(images + 1)))
     write_classes(folder / CLASSES, [f"class {label}" for label in range(classes)])
+    left_out(folder / CORRUPT_FILE)
+    left_out(folder / DROPPED_FILE)
+    look_alikes(folder, {})
     return folder
+
+
+def left_out(path: Path, *images: tuple[str, str]) -> None:
+    """`corrupt.parquet` or `dropped.parquet` of a dataset: (split, key) of each image."""
+    rows = [{"split": split, "key": key, "path": f"{key}.png", "reason": "", "twin": ""} for split, key in images]
+    fields = [(name, pa.string()) for name in ("split", "key", "path", "reason", "twin")]
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), path)
+
+
+def look_alikes(dataset: Path, group_of: Mapping[str, str]) -> None:
+    """`duplicates.parquet` of a dataset: key -> group."""
+    fields = [("key", pa.string()), ("group", pa.string())]
+    rows = [{"key": key, "group": group} for key, group in group_of.items()]
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), dataset / DUPLICATES_FILE)
 
 
 def hashed_probabilities(keys: NDArray[np.object_], classes: int) -> NDArray[np.float32]:
@@ -108,12 +127,24 @@ def hashed_probabilities(keys: NDArray[np.object_], classes: int) -> NDArray[np.
     return probabilities
 
 
-def label_folder(folder: Path, dataset: Path, probabilities: NDArray[np.float32]) -> Path:
-    """The pseudo-labels of a dataset's pool as infer-unlabeled leaves them. probabilities: float32[N,C]."""
+def label_folder(
+    folder: Path,
+    dataset: Path,
+    probabilities: NDArray[np.float32],
+    temperature: float = 1.0,
+    top_k: int = 0,
+    unreadable: Mapping[str, str] = {},
+) -> Path:
+    """The pseudo-labels of a dataset's pool as infer-unlabeled leaves them.
+
+    `probabilities`: float32[N,C], `unreadable`: key -> reason.
+    """
     pool = DatasetIndex.load(dataset).split("pool")
     folder.mkdir(parents=True)
     for shard, members in pool.members():
-        table = label_table(pool.texts(shard), np.log(probabilities[members]))
+        texts = pool.texts(shard)
+        bad = {row: unreadable[key] for row, key in enumerate(texts["key"].to_pylist()) if key in unreadable}
+        table = label_table(texts, np.log(probabilities[members]), temperature, top_k, unreadable=bad)
         pq.write_table(table, folder / label_file(shard))
     return folder
 

@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 
 from ns_core.config import ComputeConfig, StudentConfig
-from ns_core.stage import ResumeFolder, StageContext
+from ns_core.resume import ResumeFolder
+from ns_core.stage import StageContext
 from ns_core.storage import open_storage
 from ns_core.training import train_noisy_student
 from ns_core.training.feed import Fed

@@ -15,7 +15,9 @@ What differs from the example, because no setting says it:
 * Its 4,000 holdout images are drawn from all 73,257; here they are spread evenly over the classes, and what
   the leak guard finds to be a copy of a holdout or test image is not trained on.
 
-Of the two ways of the example, with the teacher on the fly or with labels stored first, this is the second.
+Of the two ways of the example, with the teacher on the fly or with labels stored first, this is the second: labels
+are chosen by the official rule, a threshold at the edge of a bin and the expected number of copies, whose draws are
+seeded here; equal images all count.
 """
 
 from math import log
@@ -73,7 +75,7 @@ def svhn() -> Recipe:
         generations=1,
         data=DataConfig(source="torchvision", dataset="svhn", labels_per_class=0, holdout_images=4_000),
         teacher=TeacherConfig(**TRAINING),
-        select=SelectConfig(threshold=0.3, per_class=53_113, max_copies=53_113),
+        select=SelectConfig(threshold=0.3, rule="official", per_class=53_113, max_copies=53_113, duplicates="keep"),
         student=student,
         finetune=unfinetuned(student),
     )

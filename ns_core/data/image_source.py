@@ -32,19 +32,21 @@ class ImageSource:
         """(shard, offset) -> picture, and whether it came from a JPEG."""
 
     def image(self, rows: Rows, row: int) -> Image:
-        """uint8[H,W,3]; the caller must not write into it. For labelling and evaluation, which leave nothing out:
-        raises `StageFailed` for an image that cannot be read."""
-        place = rows.place(row)
-        known = self._decoded.get(place[:2])
-        if known is not None:
-            return known[0]
+        """uint8[H,W,3]; the caller must not write into it. For evaluation, which leaves nothing out: raises
+        `StageFailed` for an image that cannot be read."""
         try:
-            return self._decode(place, self.reader.read(*place))
+            return self.for_labelling(rows, row)
         except (CorruptImage, ShortShard) as error:
             raise StageFailed(
-                f"{place[0]}: image {rows.key(row)} cannot be read ({error}): its bytes have changed since the dataset "
-                "was prepared; put them back or prepare it again"
+                f"{rows.place(row)[0]}: image {rows.key(row)} cannot be read ({error}): its bytes have changed since "
+                "the dataset was prepared; put them back or prepare it again"
             ) from error
+
+    def for_labelling(self, rows: Rows, row: int) -> Image:
+        """As `image`, for whoever counts what cannot be read and goes on: raises `CorruptImage` or `ShortShard`."""
+        place = rows.place(row)
+        known = self._decoded.get(place[:2])
+        return self._decode(place, self.reader.read(*place)) if known is None else known[0]
 
     def for_training(self, rows: Rows, row: int) -> bytes | Image:
         """The bytes of a JPEG, which a view decodes as far as it needs them; of any other file the picture, as

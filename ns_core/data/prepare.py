@@ -36,7 +36,8 @@ from ns_core.data.ledger import Ledger
 from ns_core.data.source import Part, Source
 from ns_core.data.sources import open_source
 from ns_core.errors import NotFound, StageFailed
-from ns_core.stage import Adopted, StageContext, Stopped, log
+from ns_core.resume import Adopted
+from ns_core.stage import StageContext, Stopped, log
 
 CORRUPT_FILE, DROPPED_FILE, DUPLICATES_FILE = "corrupt.parquet", "dropped.parquet", "duplicates.parquet"
 _ORDER: tuple[Split, ...] = (*JUDGED, "labeled", "pool")

@@ -3,7 +3,8 @@
 Columns, one row an image of the shard:
 
     key, sha256      text: the image and its bytes, by which labels are joined; never by position
-    reason           text: why the image could not be read, else null; then all that follows is null
+    reason           text: why the image could not be read, else null; then all numbers that follow are null, and
+                     lists hold zeros (Arrow does not read back a fixed-size list that is null)
     top1             int32: the most probable class
     confidence       float32: its probability
     calibrated       float32: the same after temperature scaling (`models.temperature`)
@@ -20,6 +21,7 @@ Columns, one row an image of the shard:
 import hashlib
 from collections.abc import Mapping
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +30,8 @@ from numpy.typing import NDArray
 LABEL_FILES = "labels-*.parquet"
 SOFT = ("probabilities", "classes", "kept_mass")
 """The columns that hold a soft label, as far as a table has them."""
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+"""Features beyond it would be stored as infinite."""
 
 
 def label_file(shard: str) -> str:
@@ -50,26 +54,27 @@ def label_table(
 
     `logits`: float32[N,C], `features`: float32[N,D]; rows of images that could not be read hold anything.
     `temperature`: of `calibrated`. `top_k`: classes that are kept; 0, or as many as there are: all.
-    `unreadable`: row -> reason.
+    `unreadable`: row -> reason. Logits of the other rows must be finite.
     """
     count, classes = logits.shape
     assert texts.num_rows == count, (texts.num_rows, count)
     bad = np.zeros(count, bool)
     bad[list(unreadable)] = True
-    top1, confidence = logits.argmax(axis=1), softmax(logits).max(axis=1)
+    logits = np.where(bad[:, None], np.float32(0), logits)
+    top1, probabilities = logits.argmax(axis=1), softmax(logits)
     second = np.partition(logits, -2, axis=1)[:, -2] if classes > 1 else logits[:, 0]
     columns = {
         "key": texts["key"],
         "sha256": texts["sha256"],
         "reason": pa.array([unreadable.get(row) for row in range(count)], pa.string()),
         "top1": pa.array(top1, pa.int32(), mask=bad),
-        "confidence": pa.array(confidence, pa.float32(), mask=bad),
+        "confidence": pa.array(probabilities.max(axis=1), pa.float32(), mask=bad),
         "calibrated": pa.array(softmax(logits / np.float32(temperature)).max(axis=1), pa.float32(), mask=bad),
         "margin": pa.array(logits.max(axis=1) - second, pa.float32(), mask=bad),
-        **_soft(softmax(logits), top_k if 0 < top_k < classes else 0, bad),
+        **_soft(logits, probabilities, top_k if 0 < top_k < classes else 0, bad),
     }
     if features is not None:
-        columns["embedding"] = _lists(features.astype(np.float16), bad)
+        columns["embedding"] = _lists(np.clip(features, -_LARGEST_HALF, _LARGEST_HALF), np.float16, bad)
     return pa.table(columns)
 
 
@@ -87,31 +92,42 @@ def dense(table: pa.Table, classes: int) -> NDArray[np.float32]:
     spread evenly over the others, so that confidences stay what the teacher said.
     """
     stored = table["probabilities"].combine_chunks()
-    values = np.asarray(stored.flatten().to_numpy(), np.float32).reshape(len(stored), -1)
+    kept = stored.type.list_size
+    values = np.asarray(stored.flatten().to_numpy(), np.float32).reshape(-1, kept)
+    assert values.any(axis=1).all(), "an image that cannot be read has no soft label"
     if "classes" not in table.column_names:
-        assert values.shape[1] == classes, (values.shape, classes)
+        assert kept == classes, (kept, classes)
         return values
-    kept = values.shape[1]
-    rest = np.maximum(0, 1 - table["kept_mass"].to_numpy()) / (classes - kept)
-    labels = np.repeat(rest.astype(np.float32)[:, None], classes, axis=1)
     places = table["classes"].combine_chunks().flatten().to_numpy().reshape(-1, kept)
+    return spread_rest(values, places, table["kept_mass"].to_numpy(), classes)
+
+
+def spread_rest(
+    values: NDArray[np.float32], places: NDArray[np.unsignedinteger[Any]], mass: NDArray[np.float32], classes: int
+) -> NDArray[np.float32]:
+    """float32[N,`classes`] of the kept probabilities [N,k], their classes [N,k] and the mass they had [N]."""
+    rest = np.maximum(0, 1 - mass) / np.float32(classes - values.shape[1])
+    labels: NDArray[np.float32] = np.repeat(rest[:, None].astype(np.float32), classes, axis=1)
     np.put_along_axis(labels, places.astype(np.int64), values, axis=1)
     return labels
 
 
-def _soft(probabilities: NDArray[np.float32], top_k: int, bad: NDArray[np.bool_]) -> dict[str, pa.Array]:
+def _soft(
+    logits: NDArray[np.float32], probabilities: NDArray[np.float32], top_k: int, bad: NDArray[np.bool_]
+) -> dict[str, pa.Array]:
+    """Classes are ranked by logit: probabilities that are equal in float32 would part the first one from `top1`."""
     if not top_k:
-        return {"probabilities": _lists(probabilities.astype(np.float16), bad)}
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        return {"probabilities": _lists(probabilities, np.float16, bad)}
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
     kept = np.take_along_axis(probabilities, order, axis=1)
-    index_type = np.uint16 if probabilities.shape[1] < 1 << 16 else np.uint32
     return {
-        "classes": _lists(order.astype(index_type), bad),
-        "probabilities": _lists(kept.astype(np.float16), bad),
-        "kept_mass": pa.array(kept.sum(axis=1), pa.float32(), mask=bad),
+        "classes": _lists(order, np.uint16 if logits.shape[1] < 1 << 16 else np.uint32, bad),
+        "probabilities": _lists(kept, np.float16, bad),
+        "kept_mass": pa.array(np.minimum(kept.sum(axis=1), 1), pa.float32(), mask=bad),
     }
 
 
-def _lists(values: NDArray[np.generic], bad: NDArray[np.bool_]) -> pa.Array:
-    """[N,W] -> fixed-size lists, null where `bad`."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1], mask=pa.array(bad))
+def _lists(values: NDArray[Any], kind: type[np.generic], bad: NDArray[np.bool_]) -> pa.Array:
+    """[N,W] -> fixed-size lists of a numpy type, zeros where `bad`."""
+    kept = np.where(bad[:, None], kind(0), values.astype(kind))
+    return pa.FixedSizeListArray.from_arrays(pa.array(kept.ravel()), values.shape[1])

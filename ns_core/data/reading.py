@@ -80,6 +80,47 @@ class ShardReader:
         assert self.cache is not None, f"{remote.uri} is read through a cache"
         return self.cache.read(remote, offset, size)
 
+    def read_into(self, pieces: Iterable[tuple[str, int, memoryview]]) -> bool:
+        """Fills each buffer from an offset of a shard; whether the disk had to be waited for. Raises what `read` does.
+
+        A local shard is looked up once and stays open meanwhile: ask for a few hundred at a time. A new `bytes` for
+        each image costs as much as reading it: copying 80 kB images from the page cache into files ran at 1.9 GB a CPU
+        second so, and at 3.1 into one buffer (2026-11-23).
+        """
+        opened: dict[str, _OpenShard] = {}
+        waited = False
+        try:
+            for shard, offset, buffer in pieces:
+                if shard not in opened:
+                    if self.remote(shard) is not None:
+                        buffer[:] = self.read(shard, offset, len(buffer))
+                        continue
+                    opened[shard] = self._acquire(shard)
+                descriptor = opened[shard].descriptor
+                try:
+                    size = os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT)
+                except OSError:  # nothing of it is in memory, or the file system cannot say
+                    size = 0
+                if size < len(buffer):
+                    waited = True
+                    size += os.preadv(descriptor, [buffer[size:]], offset + size)
+                if size < len(buffer):
+                    raise self._short(shard, offset, len(buffer), size)
+        finally:
+            for held in opened.values():
+                self._release(held)
+        return waited
+
+    def will_need(self, shard: str, offset: int, size: int) -> None:
+        """Has the system fetch a piece of a local shard in the background; does nothing for other shards."""
+        if self.remote(shard) is not None:
+            return
+        held = self._acquire(shard)
+        try:
+            os.posix_fadvise(held.descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+        finally:
+            self._release(held)
+
     def remote(self, shard: str) -> RemoteShard | None:
         """The shard in its store; None when it is a local file."""
         if shard not in self._found:
@@ -149,8 +190,11 @@ class ShardReader:
         finally:
             self._release(held)
         if len(data) != size:
-            raise ShortShard(f"{self._found[shard]}: truncated, {len(data)} of {size} bytes at offset {offset}")
+            raise self._short(shard, offset, size, len(data))
         return data
+
+    def _short(self, shard: str, offset: int, wanted: int, there: int) -> ShortShard:
+        return ShortShard(f"{self._found[shard]}: truncated, {there} of {wanted} bytes at offset {offset}")
 
     def _acquire(self, shard: str) -> _OpenShard:
         """The open shard, protected from closing until `_release`."""

@@ -1,55 +1,62 @@
-"""What the pictures of a generation show, read from the artifacts of its stages.
+"""What the pictures of a run show, read from the artifacts of its stages.
 
-In: local folders of a dataset, a selection and a report. Out: arrays and decoded images for `pictures`.
+In: local folders of a dataset and a report, or the examples of a selection (`selection_survey`). Out: arrays, and
+thumbnails for `selection_pictures` and `selection_report`.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from PIL import Image
 
 from ns_core.data.images import decode
 from ns_core.data.index import DatasetIndex
 from ns_core.evaluation.gate import paired_interval
+from ns_core.evaluation.selection_survey import Example
 
-SUREST, LEAST_SURE = 5, 5
-"""Examples a class from either end of the kept ones."""
+SIDE = 64
+"""Pixels of a thumbnail's longer side."""
+_JPEG_QUALITY = 88
+"""A photograph then takes 3 kB instead of 9 kB as PNG: 600 of them make a page of 2 MB."""
 
-Example = tuple[NDArray[np.uint8], float]
 Read = Callable[[str, int, int], bytes]
+"""(shard, offset, size) -> an image's bytes."""
 
 
-def confidences(selection: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], float]:
-    """Confidence of every image of the pool, whether it was kept, and the lowest kept confidence."""
-    kept = pq.read_table(selection / "selection.parquet", columns=["confidence"])["confidence"].to_numpy()
-    dropped = pq.read_table(selection / "dropped.parquet", columns=["confidence"])["confidence"].to_numpy()
-    outcome = np.concatenate([np.ones(len(kept), bool), np.zeros(len(dropped), bool)])
-    return np.concatenate([kept, dropped]), outcome, float(kept.min())
+class Thumbnail(NamedTuple):
+    """A small copy of an example."""
+
+    group: str
+    """Of `selection_survey.EXAMPLES`."""
+    confidence: float
+    image: bytes
+    """A PNG or JPEG file, whichever is smaller; `SIDE` pixels on its longer side."""
 
 
-def examples(dataset: Path, selection: Path, read: Read, classes: int) -> list[tuple[str, list[Example]]]:
-    """For each class its surest and its least sure kept images, the surest first: uint8[H,W,3], confidence.
+def thumbnails(examples: Iterable[Example], read: Read) -> dict[int, list[Thumbnail]]:
+    """Class -> thumbnails of its examples, in their order. One image at a time is held in full."""
+    made = dict[int, list[Thumbnail]]()
+    for one in examples:
+        small = shrunk(decode(read(*one.place)))
+        made.setdefault(one.top1, []).append(Thumbnail(one.group, one.confidence, small))
+    return made
 
-    `read(shard, offset, size)` gives an image's bytes. Only the first `classes` classes get images; the
-    others are there by name, with none.
-    """
-    columns = ["shard", "offset", "size", "top1", "confidence"]
-    table = pq.read_table(selection / "selection.parquet", columns=columns)
-    top1, confidence = table["top1"].to_numpy(), table["confidence"].to_numpy()
-    groups: list[tuple[str, list[Example]]] = []
-    for label, name in enumerate(DatasetIndex.load(dataset).class_names):
-        members = np.flatnonzero(top1 == label) if label < classes else np.empty(0, np.int64)
-        members = members[np.argsort(-confidence[members], kind="stable")]
-        if len(members) > SUREST + LEAST_SURE:
-            members = np.concatenate([members[:SUREST], members[-LEAST_SURE:]])
-        rows = table.take(pa.array(members)).to_pylist()
-        group = [(decode(read(row["shard"], row["offset"], row["size"])), row["confidence"]) for row in rows]
-        groups.append((name, group))
-    return groups
+
+def shrunk(pixels: NDArray[np.uint8]) -> bytes:
+    """uint8[H,W,3] -> an image file; a tiny picture is enlarged, and its pixels stay visible."""
+    image = Image.fromarray(pixels)
+    scale = SIDE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    small = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+    lossless, lossy = BytesIO(), BytesIO()
+    small.save(lossless, "png", optimize=True)
+    small.save(lossy, "jpeg", quality=_JPEG_QUALITY)
+    return min(lossless.getvalue(), lossy.getvalue(), key=len)
 
 
 def gain_interval(dataset: Path, before: Path, after: Path) -> tuple[float, float]:

@@ -1,22 +1,19 @@
 """PNG pictures of a run, about 900 pixels wide. Import it only where pictures are made: matplotlib costs 0.7 s.
 
-In: the document of a run (`evaluation.report`), or arrays and images (`evaluation.gallery`). Out: a file each.
+In: the document of a run (`evaluation.report`), or figures from `evaluation.gallery`. Out: a file each.
 Figures are built without pyplot, whose state is one for the whole process: tasks run in threads.
 """
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from textwrap import wrap
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ns_core.evaluation.report import Document, champion, change, figures_of, percent
 
@@ -29,22 +26,13 @@ NAMED_GENERATIONS = 6
 MIN_SPAN = 0.1
 """Of the axis of accuracies: a tenth of a point must not look like a cliff."""
 
-GALLERY_CLASSES = 30
-"""More classes than these are named in a note: the picture has to stay readable."""
-THUMBNAIL, CELL, ROW, MARGIN, NAME = 48, 64, 76, 20, 210
-"""Pixels of the gallery: a thumbnail's side, the room for it, a row's height, the border, a name at most."""
-
-Pixels = NDArray[np.uint8]
-Example = tuple[Pixels, float]
-"""An image, uint8[H,W,3], and the teacher's confidence in its pseudo-label."""
-
 
 def accuracy_by_generation(path: Path, document: Document) -> None:
     """Holdout and test top-1 of the first teacher (generation 0) and of each student; hollow: not promoted.
 
     Draws `holdout_interval` and `test_interval` where the figures have them; what is None is left out.
     """
-    figure, axes = _axes(4.6)
+    figure, axes = new_axes(4.6)
     verdicts = ["promote", *(entry["gate"]["verdict"] for entry in document["generations"])]
     ends = _accuracies(axes, document, verdicts, ("test", BLUE, 0.04, "-"))
     ends += _accuracies(axes, document, verdicts, ("holdout", ORANGE, -0.04, "--"))
@@ -63,8 +51,8 @@ def accuracy_by_generation(path: Path, document: Document) -> None:
     axes.legend(loc="lower right", frameon=False, labelcolor=INK, ncols=2)
     bars = " with 95 % intervals" if "test_interval" in document["first_teacher"] else ""
     hollow = "; hollow: not promoted" if len(verdicts) > 1 else ""
-    _titles(axes, _accuracy_title(document), f"Top-1 accuracy{bars}{hollow}")
-    _save(figure, path)
+    titles(axes, _accuracy_title(document), f"Top-1 accuracy{bars}{hollow}")
+    save(figure, path)
 
 
 def _accuracies(
@@ -105,42 +93,6 @@ def _accuracy_title(document: Document) -> str:
     return f"Student {winner} {change(after - before)} the first teacher on the test split"
 
 
-def confidence_histogram(path: Path, confidence: NDArray[np.float32], kept: NDArray[np.bool_], lowest: float) -> None:
-    """How sure the teacher was of the pool's images, kept and dropped ones stacked; `lowest` kept confidence."""
-    figure, axes = _axes(3.8)
-    below = confidence < np.float32(lowest)
-    parts = {
-        "kept": (kept, BLUE),
-        "dropped, class full": (~kept & ~below, ORANGE),
-        "dropped, less confident": (~kept & below, FAINT),
-    }
-    drawn = {f"{name}: {part.sum():,}": (part, colour) for name, (part, colour) in parts.items() if part.any()}
-    axes.hist(
-        [confidence[part] for part, _ in drawn.values()],
-        bins=50,
-        range=(0, 1),
-        stacked=True,
-        color=[colour for _, colour in drawn.values()],
-        label=list(drawn),
-        rwidth=0.9,
-    )
-    axes.axvline(lowest, color=INK, linewidth=1)
-    axes.annotate(
-        f" lowest kept: {lowest:.2f} ",
-        (lowest, 1),
-        xycoords=("data", "axes fraction"),
-        color=INK,
-        va="top",
-        ha="right" if lowest > 0.5 else "left",
-    )
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("confidence", color=QUIET)
-    axes.legend(loc="upper left" if lowest > 0.5 else "upper right", bbox_to_anchor=(0, 0, 1, 0.9), frameon=False)
-    title = f"{kept.sum():,} of {len(kept):,} pseudo-labels were kept"
-    _titles(axes, title, "Images of the pool by the teacher's confidence in its label")
-    _save(figure, path)
-
-
 def corruption_bars(
     path: Path, teacher: Mapping[str, Mapping[str, float]], student: Mapping[str, Mapping[str, float]]
 ) -> None:
@@ -150,7 +102,7 @@ def corruption_bars(
     ]
     before, after = means
     names = sorted(before.keys() & after.keys(), key=lambda name: (before[name], name))
-    figure, axes = _axes(1.6 + 0.52 * len(names))
+    figure, axes = new_axes(1.6 + 0.52 * len(names))
     rows = np.arange(len(names))
     for errors, shift, colour, label in ((before, 0.2, FAINT, "first teacher"), (after, -0.2, BLUE, "last student")):
         bars = axes.barh(rows + shift, [errors[name] for name in names], 0.36, color=colour, label=label)
@@ -163,11 +115,11 @@ def corruption_bars(
     axes.legend(loc="lower right", frameon=False, labelcolor=INK, reverse=True)
     better = sum(after[name] < before[name] for name in names)
     title = f"The last student errs less under {better} of {len(names)} kinds of corruption"
-    _titles(axes, title, "Top-1 error on corrupted test images, mean over severities")
-    _save(figure, path)
+    titles(axes, title, "Top-1 error on corrupted test images, mean over severities")
+    save(figure, path)
 
 
-def _axes(height: float) -> tuple[Figure, Axes]:
+def new_axes(height: float) -> tuple[Figure, Axes]:
     """A figure 9 by `height` inches with one pair of axes, nothing on it but a faint grid."""
     figure = Figure((9, height), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
     axes = figure.add_subplot()
@@ -179,64 +131,14 @@ def _axes(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _titles(axes: Axes, title: str, explanation: str) -> None:
+def titles(axes: Axes, title: str, explanation: str) -> None:
+    """What the picture says, above what it shows."""
     axes.set_title(title, loc="left", color=INK, fontsize=14, fontweight="bold", pad=34)
     axes.annotate(explanation, (0, 1), (0, 16), "axes fraction", "offset points", color=QUIET)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """As a PNG of 256 colours: to the eye a chart has no more, and the file is a third as large."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     Image.open(buffer).convert("RGB").quantize(256).save(path, optimize=True)
-
-
-def pseudo_label_gallery(path: Path, groups: Sequence[tuple[str, Sequence[Example]]]) -> None:
-    """A row for each class: its kept images from the surest to the least sure, confidence below each."""
-    shown, note = groups[:GALLERY_CLASSES], _note([name for name, _ in groups[GALLERY_CLASSES:]])
-    names, font = [_fitted(name) for name, _ in shown], _font(14)
-    left = 2 * MARGIN + round(max(map(font.getlength, names), default=0))
-    columns = max((len(examples) for _, examples in shown), default=0)
-    top, size = 84, (max(left + columns * CELL + MARGIN, 640), 84 + ROW * len(shown) + 22 * len(note) + MARGIN)
-    canvas = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(canvas)
-    draw.text((MARGIN, 14), "Pseudo-labels that were kept", INK, _font(19, "Bold"))
-    draw.text((MARGIN, 46), "The surest first; below each image, the confidence of the teacher", QUIET, font)
-    for row, (_, examples) in enumerate(shown):
-        y = top + row * ROW
-        draw.text((MARGIN, y + THUMBNAIL // 2), names[row], INK, font, anchor="lm")
-        for column, (pixels, confidence) in enumerate(examples):
-            x, thumbnail = left + column * CELL, _thumbnail(pixels)
-            canvas.paste(thumbnail, (x + (THUMBNAIL - thumbnail.width) // 2, y + (THUMBNAIL - thumbnail.height) // 2))
-            draw.text((x + THUMBNAIL // 2, y + THUMBNAIL + 3), f"{confidence:.2f}", QUIET, _font(11), anchor="ma")
-    draw.multiline_text((MARGIN, top + ROW * len(shown)), "\n".join(note), QUIET, font)
-    canvas.save(path)
-
-
-def _thumbnail(pixels: Pixels) -> Image.Image:
-    """THUMBNAIL pixels on the longer side; tiny images keep their pixels visible."""
-    image = Image.fromarray(pixels)
-    scale = THUMBNAIL / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
-
-
-def _font(size: int, weight: str = "") -> ImageFont.FreeTypeFont:
-    """Matplotlib's own font, which is on every machine: unlike Pillow's it has Greek, Cyrillic and Arabic."""
-    file = f"DejaVuSans{'-' * bool(weight)}{weight}.ttf"
-    return ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts", "ttf", file)), size)
-
-
-def _fitted(name: str) -> str:
-    """A class name on one line of at most `NAME` pixels."""
-    text, font = " ".join(name.split()), _font(14)
-    if font.getlength(text) <= NAME:
-        return text
-    while font.getlength(text + "…") > NAME:
-        text = text[:-1]
-    return text + "…"
-
-
-def _note(names: Sequence[str]) -> list[str]:
-    """The lines that name the classes without a row, as many as four lines hold."""
-    return wrap(f"{len(names)} more classes: {', '.join(names)}", 90, max_lines=4, placeholder=" …") if names else []

@@ -7,15 +7,14 @@ Shares are 0 to 1, and None where a figure was not measured. Intervals, [low, hi
 paired one of the headline's gain. Out: text. Loads neither numpy, matplotlib nor torch.
 """
 
-import base64
 import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from string import Template
 from typing import Any
 
 from ns_core.errors import UserError, nearest
+from ns_core.evaluation.page import Table, html_figure, html_list, html_table, markdown_table, page, plain
 from ns_core.fingerprint import SHORT
 from ns_core.storage import Storage
 
@@ -36,37 +35,8 @@ _NOTES = (
     "A cached stage was in the store already: its seconds are those of looking it up.",
 )
 
-_PAGE = """<!doctype html>
-<html lang="en"><head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; --ink: #1d1d1f; --quiet: #63636a; --line: #d9d9de; --paper: #fff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e9e9ec; --quiet: #a3a3ab; --line: #3c3c42; --paper: #17171a; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 68rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { font-size: 1.6rem; line-height: 1.3; margin: 0; text-wrap: balance; }
-h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
-p, li, figcaption { color: var(--quiet); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem 1rem .35rem 0; text-align: left; border-bottom: 1px solid var(--line); }
-th { color: var(--quiet); font-weight: 500; vertical-align: bottom; }
-td { white-space: nowrap; } .number { text-align: right; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; background: #fff; border-radius: 6px; }
-</style>
-</head><body>
-$body
-</body></html>
-"""
-
-_Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
-"""Heads and rows, as plain text; from column `_NUMBERS` on they stand at the right."""
-_NUMBERS = 3
+_WORDS = 3
+"""Columns of the tables that are words; figures follow."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +63,10 @@ class RunPaths:
 
     def picture(self, name: str) -> str:
         return f"{self.folder}/{name}.png"
+
+    def selection(self, generation: int) -> str:
+        """The page of what was selected for a generation."""
+        return f"{self.folder}/selection-g{generation}.html"
 
 
 def find_run(storage: Storage, name: str) -> str:
@@ -180,7 +154,7 @@ def percent(share: float | None, interval: Sequence[float] | None = None) -> str
     return f"{100 * share:.1f} %{spread}"
 
 
-def _generations(document: Document) -> _Table:
+def _generations(document: Document) -> Table:
     """Two rows a generation, its teacher and its student; the first teacher alone where there is none."""
     heads = ("generation", "role", "model", "holdout", "test", "ECE", "mean corruption error", "FGSM")
     rows = list[tuple[str, ...]]()
@@ -191,7 +165,7 @@ def _generations(document: Document) -> _Table:
         pseudo = f"{labels['kept']:,} / {labels['rows']:,}"
         rows.append((index, "student", *_measured(entry["student"]), pseudo, entry["gate"]["verdict"]))
     alone = ("0", "first teacher", *_measured(document["first_teacher"]), "", "")
-    return (*heads, "pseudo-labels kept / rows", "gate"), rows or [alone]
+    return Table(_WORDS, (*heads, "pseudo-labels kept / rows", "gate"), rows or [alone])
 
 
 def _measured(figures: Mapping[str, Any]) -> tuple[str, ...]:
@@ -205,7 +179,7 @@ def _measured(figures: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _stages(document: Document) -> _Table:
+def _stages(document: Document) -> Table:
     """One row a stage in the order they ended, and their sum."""
     rows, stages = list[tuple[str, ...]](), document["stages"]
     for one in stages:
@@ -213,7 +187,7 @@ def _stages(document: Document) -> _Table:
         rows.append((*words, str(one["generation"]), f"{one['seconds']:.1f}"))
     cached, seconds = sum(one["state"] == "cached" for one in stages), sum(one["seconds"] for one in stages)
     rows.append(("all", f"{cached} of {len(stages)} cached", "", "", f"{seconds:.1f}"))
-    return ("stage", "state", "fingerprint", "generation", "seconds"), rows
+    return Table(_WORDS, ("stage", "state", "fingerprint", "generation", "seconds"), rows)
 
 
 def _remarks(document: Document) -> list[str]:
@@ -225,22 +199,35 @@ def _remarks(document: Document) -> list[str]:
     ]
 
 
-def render_html(document: Document, pictures: Mapping[str, bytes]) -> str:
-    """One page that needs nothing else: style and pictures (PNG by name) inside, no script, no request."""
-    figures = {name: _figure(name, png) for name, png in pictures.items()}
+def render_html(document: Document, pictures: Mapping[str, bytes], selections: Sequence[int] = ()) -> str:
+    """One page that needs nothing else: style and pictures (PNG by name) inside, no script, no request.
+
+    `selections`: the generations whose page (`RunPaths.selection`) lies beside this one; 0 has one for all of them.
+    """
+    figures = {name: html_figure(caption(name), png) for name, png in pictures.items()}
     body = [
         f"<h1>{html.escape(headline(document))}</h1>",
-        _html_list(_remarks(document)),
+        html_list(_remarks(document)),
         figures.pop(ACCURACY, ""),
         "<h2>Generations</h2>",
-        _html_table(_generations(document)),
+        html_table(_generations(document)),
+        *(f'<p><a href="{_beside(each)}">What was selected for {readers(each)}</a></p>' for each in selections),
         *figures.values(),
         "<h2>Stages</h2>",
-        _html_table(_stages(document)),
+        html_table(_stages(document)),
         "<h2>How to read this</h2>",
-        _html_list(_NOTES),
+        html_list(_NOTES),
     ]
-    return Template(_PAGE).substitute(title=html.escape(document["run_id"]), body="\n".join(filter(None, body)))
+    return page(document["run_id"], body)
+
+
+def readers(generation: int) -> str:
+    """Whose students see what was selected among the stages of a generation."""
+    return f"generation {generation}" if generation else "all generations"
+
+
+def _beside(generation: int) -> str:
+    return RunPaths("").selection(generation).rpartition("/")[2]
 
 
 def caption(name: str) -> str:
@@ -248,47 +235,13 @@ def caption(name: str) -> str:
     return re.sub(r"-g(\d+)$", r", generation \1", name).replace("_", " ").capitalize()
 
 
-def _figure(name: str, png: bytes) -> str:
-    text, data = html.escape(caption(name)), base64.b64encode(png).decode("ascii")
-    image = f'<img src="data:image/png;base64,{data}" alt="{text}">'
-    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
-
-
-def _html_table(table: _Table) -> str:
-    def row(tag: str, cells: Sequence[str]) -> str:
-        words = [f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells[:_NUMBERS]]
-        numbers = [f'<{tag} class="number">{html.escape(cell)}</{tag}>' for cell in cells[_NUMBERS:]]
-        return f"<tr>{''.join(words + numbers)}</tr>"
-
-    body = "\n".join(row("td", cells) for cells in table[1])
-    return f'<div class="wide"><table>\n{row("th", table[0])}\n{body}\n</table></div>'
-
-
-def _html_list(items: Sequence[str]) -> str:
-    return f"<ul>\n{''.join(f'<li>{html.escape(item)}</li>' for item in items)}\n</ul>"
-
-
 def render_markdown(document: Document) -> str:
     """The same without pictures, as GitHub-flavoured Markdown that reads well in a terminal too."""
     parts = [
-        f"# {_plain(headline(document))}",
-        "\n".join(f"- {_plain(remark)}" for remark in _remarks(document)),
-        f"## Generations\n\n{_markdown_table(_generations(document))}",
-        f"## Stages\n\n{_markdown_table(_stages(document))}",
-        "## How to read this\n\n" + "\n".join(f"- {_plain(note)}" for note in _NOTES),
+        f"# {plain(headline(document))}",
+        "\n".join(f"- {plain(remark)}" for remark in _remarks(document)),
+        f"## Generations\n\n{markdown_table(_generations(document))}",
+        f"## Stages\n\n{markdown_table(_stages(document))}",
+        "## How to read this\n\n" + "\n".join(f"- {plain(note)}" for note in _NOTES),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown_table(table: _Table) -> str:
-    cells = [[_plain(cell) for cell in row] for row in (table[0], *table[1])]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    sides = ["<" if column < _NUMBERS else ">" for column in range(len(widths))]
-    lines = [" | ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)) for row in cells]
-    rule = " | ".join("-" * (w - 1) + ("-" if s == "<" else ":") for s, w in zip(sides, widths, strict=True))
-    return "\n".join(f"| {line} |" for line in (lines[0], rule, *lines[1:]))
-
-
-def _plain(text: str) -> str:
-    """Text of one line in which Markdown finds nothing to act on."""
-    return re.sub(r"[\\`*\[\]<>&|#~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))

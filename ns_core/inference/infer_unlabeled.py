@@ -1,88 +1,110 @@
-"""infer-unlabeled: the noise-free teacher labels the pool (paper, algorithm 1, step 2).
+"""infer-unlabeled: the noise-free teacher labels the pool (paper, algorithm 1, step 2), or a selection anew.
 
-Eval mode, EMA weights, clean central crop at the test resolution; asserted. One Parquet file for each
-shard of the pool, rows in the shard's order, joined later by key and never by position. Each file is saved
-as soon as it is whole, so a worker that comes after a killed one labels the missing shards only.
+Eval mode, EMA weights, clean central crop at the test resolution; asserted. Before the pass the teacher goes through a
+gate (`teacher_gate`), on the holdout and by the same path. Out: `holdout.parquet`, and one Parquet file for each shard,
+rows in the shard's order, joined later by key and never by position (`data.pseudo_labels`).
+
+Each file is saved as soon as it is whole, so a worker that comes after a killed one labels the missing shards only.
+Several workers may share the shards: each takes a part of the list and commits nothing, and one that comes after them
+finds all files there. An image that cannot be read has a row with the reason; too many fail the stage.
 """
 
-import shutil
-import time
-from collections import deque
-from functools import partial
-from itertools import islice
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ns_core.config import InferConfig
 from ns_core.data.dataset import Images
-from ns_core.data.image_source import eval_batches
-from ns_core.data.index import SplitIndex, joined_text
-from ns_core.data.pseudo_labels import label_file, label_table
-from ns_core.data.read_ahead import ShardsAhead
-from ns_core.data.rows import Rows
+from ns_core.errors import NotFound, StageFailed
+from ns_core.inference.holdout import HOLDOUT_FILE, examine
+from ns_core.inference.label_pass import CheckedTeacher, LabelPass
+from ns_core.inference.labelling import Labeller
+from ns_core.inference.saved_labels import Counts, SavedLabels
+from ns_core.inference.teacher_gate import Holdout, check_classes
+from ns_core.inference.watched import WatchedLabeller
+from ns_core.inference.worklist import Worklist
 from ns_core.models.checkpoint import load_checkpoint
-from ns_core.models.predict import Predictor, assert_noise_free, at_once, choose_device, set_threads
-from ns_core.stage import StageContext, Stopped, log
+from ns_core.models.fast import fast_predictor
+from ns_core.models.predict import assert_noise_free, at_once, choose_device, set_threads
+from ns_core.stage import StageContext
 
-_SHARDS_AHEAD = 2
-"""The one that is labelled and the next."""
+NAMED_KEYS = 100
+"""Unreadable images that the record names; all are in the column `reason`."""
 
 
 def run(config: InferConfig, context: StageContext) -> dict[str, JsonValue]:
-    """Inputs: `dataset`, `teacher`. Files: `labels-{shard}.parquet` with the columns of `label_table`."""
-    images = Images.open(context, pixels=0)
-    pool = images.index.split("pool")
+    """Inputs: `dataset`, `teacher`, and `selection` where only its images are labelled.
+
+    Raises `UserError` for a teacher that does not pass the gate, for other classes than the dataset's and for a dataset
+    without a pool; `StageFailed` for more unreadable images than `max_bad_fraction`; `Stopped` after SIGTERM.
+    With `context.part` it labels its shards and returns nothing.
+    """
+    try:
+        return _labelled(config, context)
+    except NotFound as error:
+        raise StageFailed(
+            f"{error.args[0]} was cleared by a process that has finished these labels: run the same command again"
+        ) from error
+
+
+def _labelled(config: InferConfig, context: StageContext) -> dict[str, JsonValue]:
+    work, images = Worklist.of(context.inputs, context.compute), Images.open(context, pixels=0)
+    labeller = _labeller(config, context, images)
+    labels = SavedLabels(context)
+    recorded = context.results.get("teacher", {}).get("holdout_top1")
+    holdout, file = examine(labeller, labels, images.index, config, recorded)
+    teacher = CheckedTeacher(labeller, images.index.class_names, holdout.temperature)
+    labelling = LabelPass(config, context, work, teacher, labels)
+    if context.part:
+        labelling.over(work.shards[context.part[0] :: context.part[1]])
+        return {}
+    saved = labelling.over(work.shards)
+    context.adopted[HOLDOUT_FILE] = file.file
+    context.adopted.update({name: one.file for name, one in saved.items()})
+    found = totals(one.counts for one in saved.values())
+    assert found["images"] == len(work), f"{found['images']} labels for {len(work)} images"
+    return {**_of_holdout(holdout), **found}
+
+
+def _labeller(config: InferConfig, context: StageContext, images: Images) -> WatchedLabeller:
     network, card = load_checkpoint(context.inputs["teacher"])
-    set_threads(context.compute.threads)
-    predictor = Predictor(network, card, choose_device(context.compute.device))
+    check_classes(card.class_names, images.index.class_names)
+    compute = context.compute
+    set_threads(compute.threads)
+    device = choose_device(compute.device)
+    predictor = fast_predictor(network, card, device, config.precision, compute.compile, config.embeddings)
     assert_noise_free(predictor)
-    saved, done, since = context.resume.names(), 0, time.monotonic()
-    missing = deque(shard for shard in pool.shard_names if label_file(shard) not in saved)
-    if len(missing) < len(pool.shard_names):
-        known = len(pool.shard_names) - len(missing)
-        log.info("going on: %d of %d shards are labelled already", known, len(pool.shard_names))
-    fresh, counts = 0, np.zeros(images.index.num_classes, np.int64)
-    batch = at_once(config.batch_size, card.test_size)
-    with ShardsAhead(images.source.reader) as ahead:
-        for shard, members in pool.members():
-            name = label_file(shard)
-            if name not in saved:
-                if context.stopping():
-                    raise Stopped
-                ahead.want(list(islice(missing, _SHARDS_AHEAD)))
-                missing.popleft()
-                rows = _shard_rows(pool, shard, members)
-                batches = eval_batches(images.source, rows, (card.test_size, card.crop_pct), batch)
-                logits = np.concatenate([predictor.logits(batch) for batch in batches])
-                write = partial(pq.write_table, label_table(pool.texts(shard), logits), compression="zstd")
-                context.resume.save(name, write)
-                fresh += len(members)
-            counts += _collect(context, name, images.index.num_classes)
-            done += len(members)
-            context.progress(done, len(pool), shard)
-    log.info("labelled %d of %d images in %.1f s", fresh, done, time.monotonic() - since)
-    return {"images": done, "shards": len(pool.shard_names), "predicted_per_class": [int(count) for count in counts]}
+    view, batch = (card.test_size, card.crop_pct), at_once(config.batch_size, card.test_size)
+    labeller = Labeller(images.source, predictor, view, batch, compute.loader_workers)
+    return WatchedLabeller(labeller, batch, lambda: context.stopping())
 
 
-def _shard_rows(pool: SplitIndex, shard: str, members: NDArray[np.int64]) -> Rows:
-    return Rows(
-        shard_names=(shard,),
-        shard_codes=np.zeros(len(members), np.int32),
-        offsets=pool.offsets[members],
-        sizes=pool.sizes[members],
-        keys=joined_text(pool.texts(shard)["key"]),
-        targets=np.zeros((len(members), 0), np.float32),
-    )
+def _of_holdout(found: Holdout) -> dict[str, JsonValue]:
+    before, after = found.nll
+    return {
+        "holdout_images": found.images,
+        "holdout_top1": found.top1,
+        "holdout_nll": before,
+        "holdout_nll_calibrated": after,
+        "temperature": found.temperature,
+    }
 
 
-def _collect(context: StageContext, name: str, classes: int) -> NDArray[np.int64]:
-    """Moves a saved file into the artifact; how often each class was predicted in it, int64[C]."""
-    saved = context.resume.load(name)
-    assert saved is not None, f"{name} was saved a moment ago"
-    shutil.move(saved, context.output / name)
-    top1 = pq.read_table(context.output / name, columns=["top1"])["top1"].to_numpy()
-    counts: NDArray[np.int64] = np.bincount(top1, minlength=classes)
-    return counts
+def totals(files: Iterable[Counts]) -> dict[str, Any]:
+    """What the files add up to, as the record keeps it."""
+    files = list(files)
+    images, unreadable = sum(one.images for one in files), sum(one.unreadable for one in files)
+    masses = [one.kept_mass for one in files if one.kept_mass is not None]
+    predicted = np.sum([one.predicted for one in files], axis=0)
+    assert images == unreadable + predicted.sum(), (images, unreadable, predicted.sum())
+    return {
+        "images": images,
+        "shards": len(files),
+        "unreadable": unreadable,
+        "unreadable_keys": [key for one in files for key, _ in one.named][:NAMED_KEYS],
+        "predicted_per_class": predicted.tolist(),
+        "confidence": np.sum([one.confidence for one in files], axis=0).tolist(),
+        "mean_kept_mass": sum(masses) / max(1, images - unreadable) if masses else None,
+    }

@@ -7,7 +7,9 @@ from ns_core.artifacts import Frozen
 from ns_core.config import ComputeConfig
 
 PARALLEL_STAGES = frozenset({"train-teacher", "train-noisy-student", "finetune-at-test-resolution"})
-"""Stages whose work several processes share."""
+"""Stages whose work several processes share, step by step (`torchrun`)."""
+SHARDED_STAGES = frozenset({"infer-unlabeled"})
+"""Stages whose work is a list of shards, of which several processes take a part each."""
 
 
 class InputReference(Frozen):
@@ -39,6 +41,11 @@ class WorkerSpec(Frozen):
     def processes(self) -> int:
         """How many run the stage together on a machine."""
         return self.compute.processes if self.stage in PARALLEL_STAGES else 1
+
+    @property
+    def parts(self) -> int:
+        """Into how many lists the work is divided, one for each worker on a machine; 1: it is not."""
+        return self.compute.processes if self.stage in SHARDED_STAGES and self.part is None else 1
 
     def inputs_by_fingerprint(self) -> Mapping[str, str]:
         """As the record keeps them and as they were hashed."""

@@ -5,6 +5,7 @@ so that a checkpoint's recorded accuracy is what the pool is labelled with.
 """
 
 import os
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,7 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ns_core.errors import UserError
 from ns_core.models.checkpoint import ModelCard, Normalize
+
+
+class Outputs(NamedTuple):
+    """Of a batch."""
+
+    logits: NDArray[np.float32]
+    """float32[B,C]"""
+    features: NDArray[np.float32] | None = None
+    """float32[B,D], what the classifier saw; from a predictor that was asked for it."""
 
 
 class Predictor(nn.Module):
@@ -39,6 +50,13 @@ class Predictor(nn.Module):
         result: NDArray[np.float32] = self(torch.from_numpy(images)).cpu().numpy()
         return result
 
+    def outputs(self, images: NDArray[np.uint8]) -> Outputs:
+        """uint8[B,H,W,3] -> logits, and features where this predictor gives them."""
+        return Outputs(self.logits(images))
+
+    def expect(self, batch: int) -> None:
+        """No batch will have more images. What has to be prepared for a size is prepared now."""
+
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Softmax at temperature 1. uint8[B,H,W,3] -> float32[B,C]."""
         return torch.from_numpy(self.logits(images)).softmax(dim=1).numpy()
@@ -51,10 +69,21 @@ def at_once(wanted: int, size: int) -> int:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` takes a GPU where there is one."""
+    """`auto` takes a GPU where there is one; of several processes on a machine each has its own.
+
+    Raises `UserError` when there are more processes than GPUs.
+    """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
+    if wanted == "cpu" or "LOCAL_RANK" not in os.environ:
+        return torch.device(wanted)
+    number = int(os.environ["LOCAL_RANK"])
+    if number >= (gpus := torch.cuda.device_count()):
+        raise UserError(
+            f"process {number + 1} of this machine finds {gpus} GPUs: set compute.processes to {gpus} at most, "
+            "or compute.device to cpu"
+        )
+    return torch.device(wanted, number)
 
 
 def set_threads(threads: int) -> None:

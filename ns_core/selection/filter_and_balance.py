@@ -1,92 +1,118 @@
-"""filter-and-balance: pseudo-label table -> selection, with a reason for every image left out.
+"""filter-and-balance: pseudo-labels -> selection, with a reason for every image left out.
 
-Files: `selection.parquet` (one row a kept image: where it lies, its soft label, its copies) and
-`dropped.parquet` (key, sha256, top1, confidence, reason). Images are not copied: the selection is a
-manifest over the dataset's immutable shards.
+Files, rows in the order of the dataset's index:
+
+    selection.parquet   one row a kept image: key, shard, offset, size, sha256, top1, confidence (the one gone by),
+                        margin, the soft label as the labels have it (`data.pseudo_labels.SOFT`), copies
+    dropped.parquet     key, sha256, top1, confidence, reason: below_threshold, class_full, duplicate, corrupt, leak.
+                        An image that could not be read when it was labelled has neither class nor confidence; those
+                        that prepare-dataset left out, corrupt or as leaks, come last and have a key alone
+    classes.parquet     what was made of each class (`selection.totals`)
+
+Images are not copied: the selection is a manifest over the dataset's immutable shards. With `materialize` they are,
+and it is one over `selected/selected-000000.tar` and those after it (`selection.own_shards`).
+
+Labels are read twice, a shard at a time: to be checked, and to be written once the choice is made. Memory holds a few
+shards and what `compute.memory_gigabytes` allows the choice (`selection.engine`); with `materialize` also the places
+and keys of all selected images, some 60 bytes each.
 """
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ns_core.config import SelectConfig
 from ns_core.data.index import DatasetIndex
-from ns_core.errors import StageFailed, UserError
-from ns_core.selection.balance import KEPT, REASONS, Choice, choose
+from ns_core.data.prepare import DUPLICATES_FILE
+from ns_core.errors import UserError
+from ns_core.selection import manifest
+from ns_core.selection.duplicates import Twins
+from ns_core.selection.engine import Limits, Rule, select
+from ns_core.selection.own_shards import write_shards
+from ns_core.selection.tables import LabelTables
+from ns_core.selection.totals import Totals
 from ns_core.stage import StageContext, log
 
-HISTOGRAM_BINS = 20
+_NAMED = 10
+"""Classes in a warning."""
 
 
 def run(config: SelectConfig, context: StageContext) -> dict[str, JsonValue]:
-    """Inputs: `dataset`, `pseudo_labels`."""
-    index = DatasetIndex.load(context.inputs["dataset"])
-    table = _joined(context.inputs["dataset"], context.inputs["pseudo_labels"])
-    top1, confidence = table["top1"].to_numpy(), table["confidence"].to_numpy()
-    sha256 = np.asarray(table["sha256"].to_numpy(), dtype=object)
-    quota = (config.per_class, config.max_copies)
-    choice = choose(top1, confidence, sha256, config.threshold, quota, config.seed)
-    if not choice.copies.any():
-        raise UserError(
-            f"select.threshold={config.threshold} keeps none of the {table.num_rows} pseudo-labels: the teacher's "
-            f"highest confidence is {confidence.max():.3f}; lower the threshold or train the teacher longer"
-        )
-    kept = choice.outcome == KEPT
-    selection = table.filter(pa.array(kept)).append_column("copies", pa.array(choice.copies[kept], pa.int32()))
-    pq.write_table(selection, context.output / "selection.parquet", compression="zstd")
-    dropped = table.filter(pa.array(~kept)).select(["key", "sha256", "top1", "confidence"])
-    reasons = [REASONS[code] for code in choice.outcome[~kept]]
-    pq.write_table(
-        dropped.append_column("reason", pa.array(reasons, pa.string())),
-        context.output / "dropped.parquet",
-        compression="zstd",
-    )
-    context.progress(table.num_rows, table.num_rows, f"{int(kept.sum())} kept")
-    return _summary(top1, confidence, choice, index.class_names)
+    """Inputs: `dataset`, `pseudo_labels`.
 
-
-def _joined(dataset: Path, labels: Path) -> pa.Table:
-    """The pool's index rows with their pseudo-labels, joined by key, in the order of the index.
-
-    Raises `StageFailed` unless both hold the same images, content hash included.
+    Raises `StageFailed` when the labels are not those of the pool, `UserError` when they know other classes or when
+    nothing is kept, `Stopped` after SIGTERM.
     """
-    rows = pq.read_table(dataset / "index.parquet", filters=pc.field("split") == "pool")
-    files = sorted(labels.glob("labels-*.parquet"))
-    scores = pa.concat_tables([pq.read_table(file) for file in files])
-    position = {key: place for place, key in enumerate(scores["key"].to_pylist())}
-    keys = rows["key"].to_pylist()
-    if len(position) != scores.num_rows or position.keys() != set(keys):
-        raise StageFailed(f"{labels} does not label exactly the {len(keys)} images of the pool")
-    scores = scores.take(pa.array([position[key] for key in keys], pa.int64()))
-    if scores["sha256"].to_pylist() != rows["sha256"].to_pylist():
-        raise StageFailed(f"{labels} labels other bytes than the pool holds")
-    joined = rows.select(["key", "shard", "offset", "size", "sha256"])
-    for column in ("top1", "confidence", "margin", "probabilities"):
-        joined = joined.append_column(column, scores[column])
-    return joined
+    totals = Totals(DatasetIndex.load(context.inputs["dataset"]).class_names)
+    with TemporaryDirectory(prefix="ns-select-") as scratch:
+        tables = LabelTables(config, context, totals.classes, Path(scratch))
+        phases = _Phases(context, tables.images, 3 if config.materialize else 2)
+        tables.check(phases.next("checking the labels", tables.images))
+        twins, limits = _twins(config, context.inputs["dataset"]), _limits(context, Path(scratch))
+        with select(tables.ruled, _rule(config), twins, limits) as selection:
+            if not selection.classes.kept.any():
+                raise _nothing_kept(config, tables)
+            layout = None
+            if config.materialize:
+                images = manifest.kept_images(tables, selection)
+                layout = write_shards(config, context, images, phases.next("copying images", len(images.sizes)))
+            tell = phases.next("writing the selection", tables.images)
+            manifest.write(tables, selection, layout, context.output, totals, tell)
+            totals.check(selection.classes, tables.images)
+    _warn(totals)
+    return totals.document()
 
 
-def _summary(
-    top1: NDArray[np.int32], confidence: NDArray[np.float32], choice: Choice, class_names: tuple[str, ...]
-) -> dict[str, JsonValue]:
-    kept = choice.outcome == KEPT
-    dropped = {name: int((choice.outcome == code).sum()) for code, name in REASONS.items()}
-    assert int(kept.sum()) + sum(dropped.values()) == len(top1), "every image is kept or has a reason"
-    per_class = np.bincount(top1[kept], minlength=len(class_names))
-    if missing := [name for name, count in zip(class_names, per_class, strict=True) if count == 0]:
-        log.warning("no pseudo-labelled image of %d classes: %s", len(missing), ", ".join(missing[:10]))
-    return {
-        "pool": len(top1),
-        "kept": int(kept.sum()),
-        "rows": int(choice.copies.sum()),
-        "dropped": dict(dropped),
-        "kept_per_class": per_class.tolist(),
-        "rows_per_class": np.bincount(top1, weights=choice.copies, minlength=len(class_names)).astype(int).tolist(),
-        "mean_confidence": float(confidence[kept].mean()),
-        "histogram": np.histogram(confidence, HISTOGRAM_BINS, (0.0, 1.0))[0].tolist(),
-    }
+class _Phases:
+    """Progress over parts of the work that are taken for equally long."""
+
+    def __init__(self, context: StageContext, images: int, phases: int) -> None:
+        self._context, self._images, self._phases, self._begun = context, images, phases, 0
+
+    def next(self, text: str, units: int) -> Callable[[int], None]:
+        """Begins a phase of so many units; tells how many are done."""
+        before, total = self._begun * self._images, self._phases * self._images
+        self._begun += 1
+        return lambda done: self._context.progress(before + done * self._images // units, total, text)
+
+
+def _rule(config: SelectConfig) -> Rule:
+    return Rule(config.threshold, config.per_class, config.max_copies, config.seed, config.rule == "official")
+
+
+def _limits(context: StageContext, scratch: Path) -> Limits:
+    threads = context.compute.threads or os.cpu_count() or 1
+    return Limits(int(context.compute.memory_gigabytes * 2**30), threads, scratch)
+
+
+def _twins(config: SelectConfig, dataset: Path) -> Twins:
+    if config.duplicates != "near":
+        return "bytes" if config.duplicates == "bytes" else None
+    look_alikes = dataset / DUPLICATES_FILE
+    if not pq.read_metadata(look_alikes).num_rows:
+        log.warning(
+            "select.duplicates=near: the dataset lists no look-alikes in its pool (among more than 20 million images "
+            "they are not looked for), so only images with equal bytes are grouped"
+        )
+    return look_alikes
+
+
+def _nothing_kept(config: SelectConfig, tables: LabelTables) -> UserError:
+    return UserError(
+        f"select.threshold={config.threshold} keeps none of the {tables.images} pseudo-labels: the teacher's highest "
+        f"confidence is {tables.highest():.3f}; lower the threshold or train the teacher longer"
+    )
+
+
+def _warn(totals: Totals) -> None:
+    for happened, names in totals.unseen().items():
+        if names:
+            log.warning(
+                "%s %d of %d classes (%s%s): the student sees no pseudo-labelled image of them",
+                happened,
+                *(len(names), totals.classes, ", ".join(names[:_NAMED]), ", ..." if len(names) > _NAMED else ""),
+            )

@@ -49,6 +49,12 @@ class _Ranged(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
+    def readall(self) -> bytes:
+        count = max(0, self._size - self._position)
+        data = self._storage.read_range(self._key, self._position, count) if count else b""
+        self._position += len(data)
+        return data
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         count = min(len(buffer), max(0, self._size - self._position))
         if count:

@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ns_core.errors import StageFailed
-from ns_core.stage import ResumeFolder, log
+from ns_core.resume import ResumeFolder
+from ns_core.stage import log
 
 _NAME = re.compile(r"step-(\d{8,})\.(json|safetensors)")
 

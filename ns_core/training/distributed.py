@@ -127,7 +127,6 @@ def join(device: str) -> Iterator[Ranks]:
         raise UserError(f"WORLD_SIZE is {world} but {', '.join(missing)} not set: start the workers with torchrun")
     local_rank = int(os.environ["LOCAL_RANK"])
     if chosen.type == "cuda":
-        chosen = _own_gpu(local_rank)
         torch.cuda.set_device(chosen)
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
     ranks = Ranks(dist.get_rank(), world, local_rank, chosen)
@@ -135,13 +134,3 @@ def join(device: str) -> Iterator[Ranks]:
     ranks._answer()
     ranks.sum([0.0])  # NCCL closes together; gloo would not need to meet
     dist.destroy_process_group()
-
-
-def _own_gpu(local_rank: int) -> torch.device:
-    gpus = torch.cuda.device_count()
-    if local_rank >= gpus:
-        raise UserError(
-            f"process {local_rank + 1} of this machine finds {gpus} GPUs: set compute.processes to {gpus} at most, "
-            "or compute.device to cpu"
-        )
-    return torch.device("cuda", local_rank)

@@ -106,12 +106,16 @@ def test_prefect_shows_generations_as_subflows_and_the_workers_log_lines(command
 
 
 def test_the_pictures_are_there_for_people(command: Command, store: Path) -> None:
-    (run,) = sorted((store / "runs").iterdir())[:1]
-    assert {path.suffix for path in run.rglob("*") if path.is_file()} >= {".html", ".md", ".json", ".png"}
+    for run in (store / "runs").iterdir():
+        files = {path.name for path in run.iterdir()}
+        assert {"report.html", "report.md", "run.json", "accuracy_by_generation.png", "selection-g1.html"} <= files
+        assert 'href="selection-g1.html"' in (run / "report.html").read_text(encoding="utf-8")
+        assert "pseudo_labels-g1.png" in files, "of the second run too, whose selection came from the store"
     outcome = command("report", "latest", "--store", str(store))
     assert outcome.status == 0
     assert "|" in outcome.stdout
-    assert list((command.home / "mlflow-artifacts").rglob("*.png")), "MLflow shows them too"
+    shown = {path.name for path in (command.home / "mlflow-artifacts").rglob("report/*")}
+    assert {"report.html", "selection-g1.html", "pseudo_labels-g1.png"} <= shown, "MLflow shows them too"
 
 
 def test_nothing_left_the_machine(command: Command) -> None:

@@ -90,6 +90,16 @@ def test_a_run_means_its_champion_or_the_role_that_is_named(
     assert (found.facts.recipe, found.facts.seed) == ("digits", 7)
 
 
+def test_the_teacher_of_a_run_is_not_its_selector_which_the_same_stage_trained_later(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "store"))
+    filled(storage, tmp_path / "made", {0: "ns_efficientnet_xs"})
+    document = example_document()
+    teacher = next(stage for stage in document["stages"] if stage["stage"] == "train-teacher")
+    document["stages"].append({**teacher, "fingerprint": "5" * 64})
+    storage.put_bytes(RunPaths(RUN).document, canonical_json(document).encode())
+    assert model_of(find_checkpoint("latest:teacher", storage).folder) == "ns_efficientnet_xs"
+
+
 @pytest.mark.parametrize("root", ["", "{store}/"])
 @pytest.mark.parametrize("tail", ["", "/", "/attempt-{attempt}", "/attempt-{attempt}/model.safetensors"])
 @pytest.mark.parametrize("digits", [12, 64])

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.plan import classes_of, plan, show
+from flows.plan import classes_of, labelling, plan, show
 from flows.recipes import recipe
 from ns_core.config import DataConfig, Recipe
 from ns_core.errors import UserError
@@ -34,7 +34,10 @@ def test_the_command_prints_a_row_for_each_stage_that_trains(tmp_path: Path) -> 
     ]
     assert lines[2].split()[2:9] == ["ns_efficientnet_s", "85,660", "32", "80", "160", "500", "80,000"]
     assert "for 10 classes" in lines[6]
-    assert len(lines) == 7, "all of it fits"
+    assert lines[7] == (
+        "Labels: the pool by ns_efficientnet_xs in generation 1; the pool by ns_efficientnet_s in generation 2."
+    )
+    assert len(lines) == 8, "all of it fits"
     assert not (tmp_path / "home").exists(), "nothing was started and nothing is left"
 
 
@@ -48,6 +51,33 @@ def test_the_document_adds_up(tmp_path: Path) -> None:
     assert sum(teacher["estimate"][part] for part in parts) == teacher["estimate"]["tensors"]
     assert teacher["needed"] == teacher["estimate"]["peak"] >= teacher["estimate"]["update"]
     assert teacher["remedies"] == []
+    assert document["labelling"] == []
+
+
+def test_select_once_labels_the_pool_once_and_then_what_was_selected() -> None:
+    once = recipe("digits").override(["generations=3", "selection=once"])
+    assert [tuple(vars(one).values()) for one in labelling(once, 10)] == [
+        (1, "ns_efficientnet_xs", "pool", None),
+        (2, "ns_efficientnet_s", "selection", 1100),
+        (3, "ns_efficientnet_m", "selection", 1100),
+    ]
+
+
+def test_a_selector_is_trained_and_every_teacher_labels_what_it_selected() -> None:
+    found = plan(planned("selection=once", "selector=ns_efficientnet_m"), 10)
+    trained = [(stage.stage, stage.generation, stage.model) for stage in found.stages]
+    assert trained[:2] == [("train-teacher", 0, "ns_efficientnet_xs"), ("train-teacher", 0, "ns_efficientnet_m")]
+    assert [tuple(vars(one).values()) for one in found.labelling] == [
+        (0, "ns_efficientnet_m", "pool", None),
+        (1, "ns_efficientnet_xs", "selection", 1100),
+    ]
+    assert "up to 1,100 selected images by ns_efficientnet_xs in generation 1" in show(found)
+
+
+def test_the_first_teacher_as_selector_is_trained_once_and_labels_nothing_twice() -> None:
+    found = plan(planned("selection=once", "selector=ns_efficientnet_xs"), 10)
+    assert [stage.stage for stage in found.stages].count("train-teacher") == 1
+    assert [tuple(vars(one).values()) for one in found.labelling] == [(0, "ns_efficientnet_xs", "pool", None)]
 
 
 def test_what_does_not_fit_is_told_with_settings_that_would() -> None:

@@ -57,7 +57,9 @@ def test_imagenet_is_the_papers_iteration() -> None:
     for generation in (1, 2, 3):
         student = made.for_generation(generation).student
         assert (student.model, student.ratio, student.batch_size) == ("tf_efficientnet_l2", 14, 2048)
-    assert (made.select.threshold, made.select.per_class) == (0.3, 130_000)
+    assert (made.select.threshold, made.select.per_class, made.select.rule) == (0.3, 130_000, "top")
+    assert (made.selection, made.selector) == ("once", "tf_efficientnet_b0")
+    assert (made.infer.top_k, made.student.labels, made.select.materialize) == (0, "soft", True)
     assert (made.finetune.image_size, made.finetune.steps) == (800, 938)
 
 
@@ -84,4 +86,5 @@ def test_svhn_has_the_numbers_of_the_official_example() -> None:
     assert (noise.randaugment_translate, noise.randaugment_cutout, noise.pad) == (4.0, 4.0, 4)
     assert (noise.hflip, noise.min_area, noise.max_area) == (0.0, 1.0, 1.0)
     assert (made.data.dataset, made.data.labels_per_class, made.data.holdout_images) == ("svhn", 0, 4_000)
-    assert (made.select.threshold, made.select.per_class) == (0.3, 53_113)
+    assert (made.select.threshold, made.select.per_class, made.select.max_copies) == (0.3, 53_113, 53_113)
+    assert (made.select.rule, made.select.duplicates) == ("official", "keep")

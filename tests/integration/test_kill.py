@@ -1,7 +1,8 @@
-"""Workers killed with SIGKILL at random moments: the artifact is the one of a run that was left alone.
+"""A worker that trains, killed with SIGKILL at random moments: the artifact is the one of a run that was left alone.
 
 Real processes: each attempt is `python -m ns_core.worker` through `run_worker`, in a session of its own, and
-the whole process group is killed from the callback of a progress event, while the worker goes on.
+the whole process group is killed from the callback of a progress event, while the worker goes on. Labelling is in
+`test_kill_labelling.py`.
 """
 
 import os
@@ -18,17 +19,15 @@ import pytest
 
 from ns_core import artifacts, worker
 from ns_core.artifacts import Paths, Record
-from ns_core.config import InferConfig
 from ns_core.errors import StageFailed
 from ns_core.launch.local import run_worker
 from ns_core.launch.spec import WorkerSpec
 from ns_core.storage import open_storage
-from tests.worker_specs import digits_spec, reference, spec_of, teacher_spec
+from tests.worker_specs import digits_spec, teacher_spec
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 EPOCH, STEPS = 20, 260
-SHARD = 50
 
 
 @dataclass
@@ -62,7 +61,9 @@ class _Attempt:
 
 
 def _left_alone(spec: WorkerSpec) -> Record:
-    return worker.run(spec, lambda: False)
+    record = worker.run(spec, lambda: False)
+    assert record is not None
+    return record
 
 
 def _stores(tmp_path: Path, *specs: WorkerSpec) -> tuple[str, str]:
@@ -103,34 +104,3 @@ def test_a_teacher_killed_three_times_has_the_weights_of_one_that_was_left_alone
     assert record.files["model.safetensors"] == alone.files["model.safetensors"]
     assert record.result == alone.result
     assert not (tmp_path / "first" / Paths(spec.stage, spec.fingerprint).resume).exists()
-
-
-def test_labelling_that_was_killed_does_the_missing_shards_only_and_ends_in_the_same_files(tmp_path: Path) -> None:
-    dataset = digits_spec(str(tmp_path / "first"), holdout_images=20, test_images=20, shard_images=SHARD)
-    teacher = teacher_spec(dataset, model="ns_efficientnet_l", image_size=48)
-    first, second = _stores(tmp_path, dataset, teacher)
-    inputs = {"dataset": reference(dataset), "teacher": reference(teacher)}
-    spec = spec_of(InferConfig(batch_size=16), first, inputs, {})
-    resume = tmp_path / "first" / Paths(spec.stage, spec.fingerprint).resume
-    images, shards = 1797 - 50 - 40, -(-(1797 - 50 - 40) // SHARD)
-    draw, saved = random.Random(0), [0]
-    for _ in range(2):
-        attempt = _Attempt(spec, SHARD * (saved[-1] + draw.randrange(1, 6)))
-        attempt.killed()
-        saved.append(sum(1 for _ in resume.glob("labels-*.parquet")))
-    assert 0 < saved[1] < saved[2] < shards
-    known = {path.name: path.read_bytes() for path in resume.glob("labels-*.parquet")}
-
-    last = _Attempt(spec, None)
-    last.run()
-    assert last.number(rf"going on: (\d+) of {shards} shards are labelled already") == saved[2]
-    assert last.number(rf"labelled (\d+) of {images} images") == images - SHARD * saved[2]
-    record = artifacts.find(open_storage(first), Paths(spec.stage, spec.fingerprint))
-    alone = _left_alone(spec.model_copy(update={"store": second}))
-    assert record is not None
-    assert len(record.files) == shards
-    assert record.files == alone.files
-    assert record.result == alone.result
-    for name, data in known.items():
-        assert (tmp_path / "first" / record.prefix / name).read_bytes() == data
-    assert not resume.exists()

@@ -4,17 +4,23 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ns_core.artifacts import Paths, Record, find
-from ns_core.config import DataConfig
+from ns_core import worker
+from ns_core.artifacts import Paths, Record, commit, find, set_aside
+from ns_core.config import ComputeConfig, DataConfig
 from ns_core.launch.spec import InputReference, WorkerSpec
 from ns_core.localize import localize
-from ns_core.stage import MARK
-from ns_core.storage import open_storage
+from ns_core.stage import MARK, StageContext
+from ns_core.storage import Storage, open_storage
 from ns_core.worker import STAGES
+from tests.artifact_builders import record as record_of
+from tests.artifact_builders import written
+from tests.local_bucket import LocalBucket
 from tests.worker_specs import digits_spec, pictures_spec, spec_of, teacher_spec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -223,6 +229,102 @@ def test_a_rank_that_does_not_lead_warns_and_fails_in_its_own_name(tmp_path: Pat
     assert "its record cannot be read" in lines[0]
     (failure,) = events(lines, "failure")
     assert "is not in the store" in str(failure["message"])
+
+
+def test_a_part_commits_nothing_and_leaves_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    spec = digits_spec(str(tmp_path / "store"))
+    resume = f"{Paths(spec.stage, spec.fingerprint).resume}/half"
+    open_storage(spec.store).put_bytes(resume, b"done")
+    assert worker.run(spec.model_copy(update={"part": (0, 2)}), lambda: False) is None
+    assert resume in files(spec)
+    assert [path.name for path in Path(spec.store, spec.stage).glob("*/*")] == ["resume"], "nor an empty folder"
+    assert not list(tmp_path.glob("ns-*"))
+    assert worker.run(spec, lambda: False) == find(open_storage(spec.store), Paths(spec.stage, spec.fingerprint))
+    assert resume not in files(spec)
+
+
+PLACES = {
+    Paths("prepare-dataset", "d" * 64): {
+        "index.parquet": b"rows",
+        "pool-000000.tar": b"shard",
+        "pool-000001.tar": b"1",
+    },
+    Paths("filter-and-balance", "e" * 64): {"selection.parquet": b"rows", "selected-000000.tar": b"selected"},
+    Paths("infer-unlabeled", "f" * 64): {"labels-pool-000000.parquet": b"labels", "metrics.jsonl": b"{}"},
+}
+"""Artifacts with files that are read where they lie."""
+
+
+def context_of(storage: Storage, folder: Path, artifacts: dict[Paths, dict[str, bytes]]) -> StageContext:
+    """What a training stage is given whose inputs, by the first word of their stage, are `artifacts`."""
+    inputs = {}
+    for paths, contents in artifacts.items():
+        commit(storage, record_of(paths), written(folder / paths.stage, contents))
+        name = paths.stage.partition("-")[0]
+        inputs[name] = InputReference(stage=paths.stage, fingerprint=paths.fingerprint)
+    spec = WorkerSpec(
+        stage="train-noisy-student",
+        fingerprint="a" * 64,
+        config={},
+        inputs=inputs,
+        store=storage.uri,
+        places={"unlabeled": "/pool"},
+        compute=ComputeConfig(),
+    )
+    return worker._context(spec, storage, folder / "scratch", folder / "output")
+
+
+def test_what_lies_in_a_local_store_is_read_there(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "store"))
+    context = context_of(storage, tmp_path, PLACES)
+    selection = find(storage, Paths("filter-and-balance", "e" * 64))
+    assert selection is not None
+    assert context.places == {"unlabeled": "/pool", "selected": f"{storage.uri}/{selection.prefix}"}
+    assert (context.shards, context.remote) == ({}, {})
+    for paths, contents in PLACES.items():
+        folder = context.inputs[paths.stage.partition("-")[0]]
+        assert tmp_path / "store" in folder.parents
+        assert sorted(path.name for path in folder.iterdir()) == sorted(contents)
+
+
+def test_what_lies_in_a_bucket_is_read_there_by_name_size_and_digest(tmp_path: Path) -> None:
+    storage = LocalBucket(tmp_path / "store")
+    context = context_of(storage, tmp_path, PLACES)
+    records = {paths.stage: find(storage, paths) for paths in PLACES}
+    dataset, selection = records["prepare-dataset"], records["filter-and-balance"]
+    assert dataset is not None
+    assert selection is not None
+    assert context.places == {
+        "unlabeled": "/pool",
+        "": f"{storage.uri}/{dataset.prefix}",
+        "selected": f"{storage.uri}/{selection.prefix}",
+    }
+    entries = {f"pool-00000{number}.tar": dataset.files[f"pool-00000{number}.tar"] for number in range(2)}
+    entries["selected/selected-000000.tar"] = selection.files["selected-000000.tar"]
+    assert context.shards == {name: (entry.size, entry.sha256) for name, entry in entries.items()}
+    assert context.files("infer", "*") == ["labels-pool-000000.parquet", "metrics.jsonl"]
+    assert [path.name for path in context.inputs["infer"].iterdir()] == ["metrics.jsonl"]
+    with context.open("infer", "labels-pool-000000.parquet") as file:
+        assert file.read() == b"labels"
+    assert context.remote.keys() == {"infer"}
+
+
+@pytest.mark.parametrize("kind", [open_storage, lambda uri: LocalBucket(Path(uri))], ids=["local", "bucket"])
+def test_a_selection_without_shards_of_its_own_has_no_place(tmp_path: Path, kind: Callable[[str], Storage]) -> None:
+    selection = {Paths("filter-and-balance", "e" * 64): {"selection.parquet": b"rows"}}
+    context = context_of(kind(str(tmp_path / "store")), tmp_path, selection)
+    assert context.places == {"unlabeled": "/pool"}
+    assert (context.shards, context.remote) == ({}, {})
+
+
+def test_a_stage_can_ask_for_what_is_whole_of_its_own_damaged_artifact(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "store"))
+    own = Paths("train-noisy-student", "a" * 64)
+    made = commit(storage, record_of(own), written(tmp_path / "student", {"model.json": b"{}"}))
+    set_aside(storage, own, "for this test")
+    context = context_of(storage, tmp_path, {})
+    assert {name: file.folder for name, file in context.salvage().items()} == {"model.json": f"attempt-{made.attempt}"}
 
 
 def test_events_of_two_processes_in_one_pipe_stay_whole() -> None:

@@ -2,13 +2,13 @@
 
 import base64
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
 from ns_core.evaluation.report import (
     ACCURACY,
+    RunPaths,
     caption,
     champion,
     change,
@@ -20,46 +20,9 @@ from ns_core.evaluation.report import (
     teacher_of,
 )
 from tests.example_document import example_document, supervised_document
+from tests.page_parser import Page, markdown_rows
 
 HOSTILE = '<script src="https://evil.example/x.js">|`*_a_*[b](https://evil.example)\n# c'
-
-
-class Page(HTMLParser):
-    """What an HTML page is made of."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.rows: list[list[str]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes another"
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-        if self.open and self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += data
-
-
-def markdown_rows(text: str) -> list[list[str]]:
-    """Cells of every table line, the rules between heads and body left out."""
-    lines = [line for line in text.splitlines() if re.match(r"\|.*[^|: -]", line)]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
 def with_verdicts(*verdicts: str) -> dict[str, Any]:
@@ -196,6 +159,13 @@ def test_pictures_are_inside_the_page_with_accuracy_first() -> None:
     assert held == [b"first shown", b"first given"]
     assert page.words.count("Confidence histogram, generation 1") == 1
     assert caption(ACCURACY) == "Accuracy by generation"
+
+
+def test_the_page_leads_to_those_of_the_selections_that_lie_beside_it() -> None:
+    page = Page(render_html(example_document(), {}, [1, 3]))
+    paths = RunPaths("digits-20261123-080000-0000")
+    assert [f"{paths.folder}/{link}" for link in page.links] == [paths.selection(1), paths.selection(3)]
+    assert "What was selected for generation 3" in page.words
 
 
 def hostile_document() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ns_core.errors import StageFailed
-from ns_core.stage import ResumeFolder
+from ns_core.resume import ResumeFolder
 from ns_core.storage import Storage, open_storage
 from ns_core.storage.local import LocalStorage
 from ns_core.training.checkpoints import Checkpoints

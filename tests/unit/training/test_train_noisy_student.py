@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
 from ns_core.config import StudentConfig
 from ns_core.data.index import DatasetIndex, SplitIndex
 from ns_core.data.loader import Batch
+from ns_core.data.pseudo_labels import label_file, label_table
 from ns_core.data.rows import OneHot
-from ns_core.training import train_noisy_student
+from ns_core.training import pseudo_labels, train_noisy_student
 from ns_core.training.feed import Fed
 from ns_core.training.trainer import Trainer
 from tests.factories import TINY, TINY_MODEL, selection_folder, training_context
@@ -111,8 +114,11 @@ def test_label_smoothing_is_on_labels_and_hard_pseudo_labels_and_never_on_soft_o
         assert np.allclose(batch.targets, np.stack([targets[key] for key in batch.keys]), atol=1e-6)
 
 
-def test_temperature_sharpens_the_soft_labels(selection: Path, probabilities: NDArray[np.float16]) -> None:
-    rows = train_noisy_student.selected_rows(selection, _config(temperature=0.5))
+def test_temperature_sharpens_the_soft_labels(
+    selection: Path, probabilities: NDArray[np.float16], tmp_path: Path
+) -> None:
+    context = training_context(tmp_path, selection=selection)
+    rows, _ = train_noisy_student.selected_rows(_config(temperature=0.5), context, 10)
     squared = probabilities.astype(np.float64) ** 2
     expected = squared / squared.sum(axis=1, keepdims=True)
     assert np.allclose(rows.targets[np.arange(KEPT)], expected, atol=1e-6)
@@ -131,3 +137,35 @@ def test_the_form_of_the_loss_reaches_the_training(
         (curves[form],) = [point["value"] for point in context.history if point["key"] == "train/loss"]
     factor = curves[loss] / curves["concat"]
     assert factor == pytest.approx(4, rel=1e-5) if loss == "official" else 1.5 < factor < 2.5
+
+
+def test_labels_of_another_teacher_reach_the_batches_and_leave_nothing_in_the_cache(
+    digits_folder: Path,
+    selection: Path,
+    pool: SplitIndex,
+    seen: list[Batch],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Through the file that labels go into which memory does not hold."""
+    monkeypatch.setattr(pseudo_labels, "MEMORY_BYTES", 100)
+    rows = np.arange(KEPT) * 100
+    table = pq.read_table(selection / "selection.parquet")
+    pq.write_table(table.append_column("sha256", pa.array(pool.sha256[rows])), selection / "selection.parquet")
+    scores = np.random.default_rng(1).normal(0, 3, (KEPT, 10)).astype(np.float32)
+    labels = label_table(pa.table({"key": pool.keys[rows], "sha256": pool.sha256[rows]}), scores, unreadable={3: "cut"})
+    (tmp_path / "labels").mkdir()
+    for code in np.unique(pool.shard_codes[rows]):
+        mine = labels.filter(pa.array(pool.shard_codes[rows] == code))
+        pq.write_table(mine, tmp_path / "labels" / label_file(pool.shard_names[code]))
+    context = training_context(tmp_path, dataset=digits_folder, selection=selection, labels=tmp_path / "labels")
+    context.cache = tmp_path / "cache"
+    result = train_noisy_student.run(_config(), context)
+    assert result["unread_labels"] == 1
+    powers = np.exp(scores.astype(np.float64))
+    wanted = dict(zip(pool.keys[rows], powers / powers.sum(axis=1, keepdims=True), strict=True))
+    del wanted[pool.keys[rows[3]]]
+    found = [(key, target) for batch in seen for key, target in zip(batch.keys[4:], batch.targets[4:], strict=True)]
+    assert all(np.allclose(target, wanted[key], atol=1e-3) for key, target in found if key in wanted)
+    assert wanted.keys() < {key for key, _ in found}
+    assert not [path for path in context.cache.rglob("*") if path.is_file()]

@@ -42,8 +42,8 @@ def child(case: str) -> None:
     import torch
 
     from ns_core.config import TeacherConfig
+    from ns_core.models.malloc import settle
     from ns_core.training.distributed import Ranks
-    from ns_core.training.malloc import settle
     from ns_core.training.memory import job_without_data
     from ns_core.training.step import TrainStep
 

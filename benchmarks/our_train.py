@@ -16,12 +16,12 @@ import torch
 from benchmarks.timm_train import SPARE_UPDATES, Pace, Window
 from ns_core.config import Augmentation, ComputeConfig, TeacherConfig
 from ns_core.data.dataset import Images
+from ns_core.models.malloc import settle
 from ns_core.resume import ResumeFolder
 from ns_core.stage import StageContext
 from ns_core.storage import open_storage
 from ns_core.training.distributed import Ranks, join
 from ns_core.training.job import Job, fresh_network, holdout_check, joint_loader, labelled_rows, seed_worker
-from ns_core.training.malloc import settle
 from ns_core.training.step import TrainStep
 from ns_core.training.trainer import Trainer
 

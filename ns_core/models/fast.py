@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from ns_core.errors import UserError
 from ns_core.models.checkpoint import ModelCard, Normalize
 from ns_core.models.depthwise import crop_depthwise
-from ns_core.models.fold import TOLERANCE, folded
+from ns_core.models.fold import folded
+from ns_core.models.malloc import settle
 from ns_core.models.predict import Outputs, Predictor, assert_noise_free
 from ns_core.stage import log
 
-_CPU_PIXELS = 2**18
-"""Of the images that a CPU computes at once: 5 at 224 pixels a side, 256 at 32. Blocks above 32 MB are unmapped when
-they are freed and zeroed page by page when they are taken again: EfficientNet-B0 in bfloat16 at 224 pixels makes 56
-images a CPU second at 83 at once, with 5,000 page faults an image, and 123 at 8 with 22 (2026-11-23)."""
+_CPU_PIXELS = 2**20
+"""Of the images that a CPU computes at once: 20 at 224 pixels a side, 1,024 at 32. With 83 at 224 the blocks are too
+large to be kept (`models.malloc`): 56 images a CPU second of EfficientNet-B0 in bfloat16, against 116 (2026-11-23)."""
+_SAME = 1e-4
+"""Largest difference of a logit, as a share of the largest one, between a network in two parts and the whole."""
 _CHECKED = 2
 """Images, of noise, on which a network that was changed is compared with the one it was made of."""
 
@@ -44,8 +46,10 @@ def fast_predictor(
     `precision`: float32, or bfloat16 for all but the classifier. `compile`: torch.compile with the weights as
     constants, at the first batch or at `Predictor.expect`; one graph for one batch size, to which smaller batches are
     padded. `features`: `Predictor.outputs` gives the classifier's input, too; `UserError` where the network has no
-    classifier with one input.
+    classifier with one input. On a CPU this process keeps the memory that it frees, from here on (`models.malloc`).
     """
+    if device.type == "cpu":
+        settle(recomputes=False)
     network = copy.deepcopy(network).to(device).eval()
     crop_depthwise(network)
     network.to(memory_format=torch.channels_last)
@@ -172,4 +176,4 @@ def _body(network: nn.Module, images: Tensor) -> nn.Module:
     if features.dim() != 2 or features.shape[1] != classifier.in_features:
         return network
     difference = (split.classify(features) - wanted).abs().max() / wanted.abs().max()
-    return split if difference <= TOLERANCE else network
+    return split if difference <= _SAME else network

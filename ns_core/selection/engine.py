@@ -142,8 +142,8 @@ def select(files: Sequence[Path], rule: Rule, twins: Twins, limits: Limits) -> S
             raise UserError(
                 f"{megabytes} MB of memory do not do for this selection: raise compute.memory_gigabytes"
             ) from error
-        selection = Selection(list(files), rule, chosen, stack.pop_all())
-    return selection
+        kept = stack.pop_all()
+    return Selection(list(files), rule, chosen, kept)
 
 
 def _choose(

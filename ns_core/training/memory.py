@@ -33,7 +33,7 @@ PROCESS_BASE = 835 * 10**6
 """A CPU worker whose network weighs nothing: interpreter, libraries and what a first update loads of them. 2026-11-23:
 836 MB of resident memory, 445 of them its own, with torch 2.14 (built with CUDA, no GPU in the machine), timm 1.0."""
 KEPT_BY_MALLOC = 0.25
-"""Of the activations, on a CPU: what glibc keeps of freed blocks (`training.malloc`), and oneDNN's work space.
+"""Of the activations, on a CPU: what glibc keeps of freed blocks (`models.malloc`), and oneDNN's work space.
 2026-11-23, two updates, by the peak of resident memory: 0.1 to 0.3 with EfficientNets, 0.3 to 0.5 with ResNet-50. With
 recomputation, where what is freed is returned, below 0.1."""
 BATCHES_IN_MEMORY = 3

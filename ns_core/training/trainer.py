@@ -16,12 +16,12 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from ns_core.errors import StageFailed, UserError
+from ns_core.models.malloc import settle
 from ns_core.stage import StageContext, Stopped, log
 from ns_core.training.checkpoints import Checkpoints
 from ns_core.training.distributed import Ranks
 from ns_core.training.feed import Fed, feed
 from ns_core.training.job import Job
-from ns_core.training.malloc import settle
 from ns_core.training.memory import advice, is_out_of_memory
 from ns_core.training.meter import Meter
 from ns_core.training.noise import assert_noise_on

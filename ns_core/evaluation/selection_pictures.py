@@ -77,7 +77,7 @@ def class_sizes(path: Path, classes: Sequence[ClassFigures]) -> None:
         axes.set_yscale("symlog", linthresh=1)
         axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.legend(loc="upper right", frameon=False, labelcolor=INK)
+    figure.legend(loc="outside lower center", frameon=False, labelcolor=INK, ncols=len(series))
     short = sum(one.rows > one.kept for one in order)
     title = f"{short:,} of {len(order):,} classes repeat images" if short else "No class repeats images"
     titles(axes, title, "Images by the class that the teacher predicts")

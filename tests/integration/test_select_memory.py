@@ -17,17 +17,17 @@ pytestmark = pytest.mark.timeout(240)
 ROWS, CLASSES, SHARD = 2_000_000, 128, 20_000
 BOUND_MB = 650
 STAGE = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from ns_core.config import ComputeConfig, SelectConfig
 from ns_core.selection import filter_and_balance
 from tests.factories import stage_context
+from tests.peak_memory import peak_bytes
 folder = Path(sys.argv[1])
 context = stage_context(folder / "stage", {"dataset": folder / "dataset", "pseudo_labels": folder / "labels"})
 context.compute = ComputeConfig(threads=1, memory_gigabytes=0.25)
 result = filter_and_balance.run(SelectConfig(threshold=0.4, per_class=2_000, max_copies=4), context)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-print(json.dumps({"peak_mb": peak, "kept": result["kept"], "rows": result["rows"]}))
+print(json.dumps({"peak_mb": peak_bytes() >> 20, "kept": result["kept"], "rows": result["rows"]}))
 """
 
 

@@ -18,17 +18,14 @@ WITHIN = 0.2
 """What the estimate may be off, so that it is worth printing."""
 
 TRAIN = """
-import json, resource, sys
+import json, sys
 import torch
 from ns_core.config import TeacherConfig
 from ns_core.training.distributed import Ranks
 from ns_core.models.malloc import settle
 from ns_core.training.memory import job_without_data
 from ns_core.training.step import TrainStep
-
-def peak():  # not ru_maxrss, in which that of whoever started the process lives on
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+from tests.peak_memory import peak_bytes as peak
 
 def train(config, classes=10):
     step = TrainStep(job_without_data(config, config.model, classes), Ranks(0, 1, 0, torch.device("cpu")))
@@ -88,12 +85,9 @@ def test_the_peak_of_a_process_is_what_the_estimate_says(fields: dict[str, Any])
 
 def test_nothing_of_the_networks_size_is_allocated() -> None:
     program = """
-import resource
 from ns_core.config import TeacherConfig
 from ns_core.training.memory import estimate
-def peak():
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+from tests.peak_memory import peak_bytes as peak
 estimate(TeacherConfig(image_size=32, batch_size=2), "ns_efficientnet_xs", 10)
 before = peak()
 found = estimate(TeacherConfig(image_size=1024, batch_size=512), "resnet18", 1000)

@@ -8,5 +8,5 @@ from tasks.work import work
 
 @stage_task
 def infer_unlabeled(call: StageCall) -> PseudoLabels:
-    """Inputs: `dataset`, `teacher`."""
+    """Inputs: `dataset`, `teacher`, and `selection` where only its images are labelled."""
     return PseudoLabels.of(work(call))

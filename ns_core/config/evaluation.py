@@ -25,7 +25,7 @@ class InferConfig(StageConfig):
     VERSION: ClassVar[int] = 2
 
     precision: Literal["float32", "bfloat16"] = science("float32")
-    """Of the forward pass. bfloat16 moves a probability by a percent of the largest logit."""
+    """Of the forward pass. bfloat16 moves a trained network's logits by up to a percent of the largest."""
     top_k: int = science(0, ge=0)
     """The soft label keeps so many of the most probable classes, and their joint mass; 0: all, as fp16. At 1,000
     classes all take 2 kB an image, 0.6 TB for 300 million."""

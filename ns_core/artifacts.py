@@ -145,6 +145,13 @@ class Finetuned(Artifact):
     type: Literal["finetuned"] = "finetuned"
 
 
+class Imported(Artifact):
+    """As `Teacher`, made elsewhere."""
+
+    stage = "import-checkpoint"
+    type: Literal["imported"] = "imported"
+
+
 class PseudoLabels(Artifact):
     """One Parquet file for each shard of the pool."""
 
@@ -160,16 +167,16 @@ class Selection(Artifact):
 
 
 class Report(Artifact):
-    """`report.json` and the predictions it rests on."""
+    """`report.json`, the predictions it rests on, and `examples.parquet`."""
 
     stage = "evaluate-robustness"
     type: Literal["report"] = "report"
 
 
-Checkpoint = Teacher | Student | Finetuned
+Checkpoint = Teacher | Student | Finetuned | Imported
 
 TYPES: dict[str, type[Artifact]] = {
-    kind.stage: kind for kind in (Dataset, Teacher, Student, Finetuned, PseudoLabels, Selection, Report)
+    kind.stage: kind for kind in (Dataset, Teacher, Student, Finetuned, Imported, PseudoLabels, Selection, Report)
 }
 
 

@@ -31,6 +31,7 @@ from ns_core.config import (
     DataConfig,
     EvaluateConfig,
     FinetuneConfig,
+    ImportConfig,
     InferConfig,
     SelectConfig,
     StudentConfig,
@@ -57,6 +58,7 @@ STAGES: dict[str, tuple[type[StageConfig], str]] = {
     "filter-and-balance": (SelectConfig, "ns_core.selection.filter_and_balance"),
     "train-noisy-student": (StudentConfig, "ns_core.training.train_noisy_student"),
     "finetune-at-test-resolution": (FinetuneConfig, "ns_core.training.finetune_at_test_resolution"),
+    "import-checkpoint": (ImportConfig, "ns_core.models.import_checkpoint"),
     "evaluate-robustness": (EvaluateConfig, "ns_core.evaluation.evaluate_robustness"),
 }
 

@@ -5,23 +5,38 @@ does; recipes in `flows/recipes` derive from them. Loads neither torch nor Prefe
 
     data.py          prepare-dataset
     training.py      train-teacher, train-noisy-student, finetune-at-test-resolution
-    evaluation.py    infer-unlabeled, filter-and-balance, evaluate-robustness
+    evaluation.py    infer-unlabeled, filter-and-balance, evaluate-robustness, import-checkpoint
     recipe.py        all of them, and the resources
 """
 
 from ns_core.config.data import DataConfig
-from ns_core.config.evaluation import CORRUPTIONS, EvaluateConfig, InferConfig, SelectConfig
+from ns_core.config.evaluation import (
+    CORRUPTIONS,
+    EXTRA_CORRUPTIONS,
+    EXTRA_PERTURBATIONS,
+    PERTURBATIONS,
+    EvaluateConfig,
+    ImportConfig,
+    InferConfig,
+    OfficialSets,
+    SelectConfig,
+)
 from ns_core.config.recipe import ComputeConfig, Recipe
 from ns_core.config.training import Augmentation, FinetuneConfig, StudentConfig, TeacherConfig, TrainConfig
 
 __all__ = [
     "CORRUPTIONS",
+    "EXTRA_CORRUPTIONS",
+    "EXTRA_PERTURBATIONS",
+    "PERTURBATIONS",
     "Augmentation",
     "ComputeConfig",
     "DataConfig",
     "EvaluateConfig",
     "FinetuneConfig",
+    "ImportConfig",
     "InferConfig",
+    "OfficialSets",
     "Recipe",
     "SelectConfig",
     "StudentConfig",

@@ -4,18 +4,50 @@ from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import model_validator
 
-from ns_core.settings import StageConfig, resource, science
+from ns_core.settings import Settings, StageConfig, resource, science
 
 CORRUPTIONS = Literal[
     "gaussian_noise",
     "shot_noise",
     "impulse_noise",
     "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
     "brightness",
     "contrast",
+    "elastic_transform",
     "pixelate",
     "jpeg_compression",
+    "speckle_noise",
+    "gaussian_blur",
+    "spatter",
+    "saturate",
 ]
+EXTRA_CORRUPTIONS = get_args(CORRUPTIONS)[15:]
+"""For choices during development; in no mean, and never in mCE (hendrycks/robustness)."""
+
+PERTURBATIONS = Literal[
+    "gaussian_noise",
+    "shot_noise",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "brightness",
+    "translate",
+    "rotate",
+    "tilt",
+    "scale",
+    "speckle_noise",
+    "gaussian_blur",
+    "spatter",
+    "shear",
+]
+EXTRA_PERTURBATIONS = get_args(PERTURBATIONS)[10:]
+"""As `EXTRA_CORRUPTIONS`."""
 
 
 class InferConfig(StageConfig):
@@ -72,18 +104,64 @@ class SelectConfig(StageConfig):
     """Decides which images of a short class get the odd copy, and the order of shards that are written out."""
 
 
+class OfficialSets(Settings):
+    """Folders of the robustness benchmarks' own files, as their authors pack them; empty: not measured.
+
+    What lies there is part of the identity (`evaluation.sets.digest`), where it lies is not.
+    """
+
+    images: str = resource("")
+    """A folder of class folders, such as ImageNet's validation images: clean accuracy, corruptions, perturbations and
+    attacks are measured on it in place of the dataset's test split."""
+    imagenet_a: str = resource("")
+    imagenet_r: str = resource("")
+    imagenet_o: str = resource("")
+    imagenet_v2: str = resource("")
+    """Class folders 0 to 999."""
+    imagenet_sketch: str = resource("")
+    imagenet_c: str = resource("")
+    """`fog/3/n01440764/*.JPEG` or `weather/fog/3/n01440764/*.JPEG`."""
+    imagenet_p: str = resource("")
+    """`tilt/n01440764/*.mp4`."""
+    cifar10_c: str = resource("")
+    """`fog.npy` and `labels.npy`."""
+    cifar10_p: str = resource("")
+
+    def given(self) -> dict[str, str]:
+        """Name -> folder of those that are set."""
+        return {name: folder for name in type(self).model_fields if (folder := getattr(self, name))}
+
+
 class EvaluateConfig(StageConfig):
-    """evaluate-robustness: clean accuracy, corruptions, FGSM, calibration, and the gate."""
+    """evaluate-robustness: clean, corrupted, perturbed and attacked accuracy, official sets, calibration; the gate."""
 
     STAGE: ClassVar[str] = "evaluate-robustness"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
-    corruptions: tuple[CORRUPTIONS, ...] = science(get_args(CORRUPTIONS))
-    severities: tuple[int, ...] = science((1, 3, 5))
+    corruptions: tuple[CORRUPTIONS, ...] = science(tuple(one for one in get_args(CORRUPTIONS)[:15]))
+    """Made on the fly."""
+    severities: tuple[int, ...] = science((1, 2, 3, 4, 5))
+    frost: Literal["drawn", "photographs"] = science("drawn")
+    """Ice of `frost`: drawn by a program, or the official photographs, from the package imagecorruptions-imaug."""
+    perturbations: tuple[PERTURBATIONS, ...] = science(tuple(one for one in get_args(PERTURBATIONS)[:10]))
+    """Sequences made on the fly, at difficulty 1."""
     fgsm_eps: tuple[float, ...] = science((0.0, 2.0, 4.0, 8.0, 16.0))
     """In 0..255 units of the model's input pixels (paper, figure 3)."""
+    pgd_eps: tuple[float, ...] = science((0.0, 2.0, 4.0, 8.0, 16.0))
+    pgd_steps: int = science(10, ge=1, le=1000)
+    """Of eps / 4 or, with other numbers of steps, 2.5 * eps / steps: the paper (appendix) says 10 and not how large."""
+    autoattack_eps: tuple[float, ...] = science(())
+    """AutoAttack's standard set (Croce & Hein 2020); wants the extra `autoattack`, and minutes a hundred images."""
     max_images: int = science(2_000, ge=10)
-    """Test images used for corruptions and FGSM; a seeded, stratified draw when there are more."""
+    """Test images used for corruptions; a seeded, stratified draw when there are more."""
+    max_sequences: int = science(200, ge=10)
+    """Images of which sequences of 16 to 41 frames are made."""
+    max_attacked: int = science(500, ge=10)
+    """Images that are attacked; PGD's ten steps take as long as thirty predictions."""
+    max_official: int = science(0, ge=0)
+    """Images or clips of each official set, the same of each corruption; 0: all, and only then are the figures the
+    published ones."""
+    official: OfficialSets = resource(OfficialSets())
     min_gain: float = science(0.0, ge=-1, le=1)
     """Gate: the student's holdout accuracy minus the teacher's must reach this."""
     max_worst_class_drop: float = science(0.2, ge=0, le=1)
@@ -95,9 +173,34 @@ class EvaluateConfig(StageConfig):
     seed: int = science(0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
-    def _severities(self) -> Self:
+    def _levels(self) -> Self:
         if wrong := [level for level in self.severities if not 1 <= level <= 5]:
             raise ValueError(f"severities: {wrong[0]} is not one of 1 to 5")
-        if wrong_eps := [eps for eps in self.fgsm_eps if not 0 <= eps <= 255]:
-            raise ValueError(f"fgsm_eps: {wrong_eps[0]} is not between 0 and 255")
+        for field in ("fgsm_eps", "pgd_eps", "autoattack_eps"):
+            if wrong_eps := [eps for eps in getattr(self, field) if not 0 <= eps <= 255]:
+                raise ValueError(f"{field}: {wrong_eps[0]} is not between 0 and 255")
+        return self
+
+
+class ImportConfig(StageConfig):
+    """import-checkpoint: a network from elsewhere, as a checkpoint of this store."""
+
+    STAGE: ClassVar[str] = "import-checkpoint"
+    VERSION: ClassVar[int] = 1
+
+    model: str = science(min_length=1)
+    """A timm name, with its tag (`tf_efficientnet_b0.ns_jft_in1k`) for the right normalisation and crop."""
+    weights: str = resource("")
+    """A .safetensors, .pth or .bin file; its bytes are part of the identity."""
+    pretrained: bool = science(False)
+    """Without a file: timm's own weights, which are downloaded from the Hugging Face Hub."""
+    class_names: tuple[str, ...] = science(())
+    """Empty: the 1,000 WordNet ids of ImageNet, in timm's order."""
+    test_size: int = science(0, ge=0)
+    """Pixels a side; 0: what timm says the weights are tested at."""
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if bool(self.weights) == self.pretrained:
+            raise ValueError(f"model '{self.model}': give a file of weights, or ask for the download with pretrained")
         return self

@@ -8,8 +8,8 @@ from ns_core.config import ComputeConfig
 
 PARALLEL_STAGES = frozenset({"train-teacher", "train-noisy-student", "finetune-at-test-resolution"})
 """Stages whose work several processes share, step by step (`torchrun`)."""
-SHARDED_STAGES = frozenset({"infer-unlabeled"})
-"""Stages whose work is a list of shards, of which several processes take a part each."""
+SHARDED_STAGES = frozenset({"infer-unlabeled", "evaluate-robustness"})
+"""Stages whose work is a list of shards or scenes, of which several processes take a part each."""
 
 
 class InputReference(Frozen):

@@ -97,6 +97,8 @@ class StageContext:
     resume: ResumeFolder
     compute: ComputeConfig
     fingerprint: str
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Of each input, and of what that was made of: `pseudo_labels`, `pseudo_labels/teacher`."""
     stopping: Callable[[], bool] = lambda: False
     """True once SIGTERM arrived: save, then raise `Stopped`."""
     history: list[Metric] = field(default_factory=list)

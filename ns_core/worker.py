@@ -149,7 +149,7 @@ def _document(spec: WorkerSpec, config: StageConfig) -> dict[str, Any]:
 def _context(spec: WorkerSpec, storage: Storage, scratch: Path, output: Path) -> StageContext:
     """Inputs fetched, folders made."""
     cache = cache_folder()
-    folders, results = {}, {}
+    folders, results, fingerprints = {}, {}, spec.inputs_by_fingerprint()
     places, shards, remote = dict(spec.places), dict[str, tuple[int, str]](), dict[str, RemoteFiles]()
     for name, reference in spec.inputs.items():
         record = artifacts.find(storage, artifacts.Paths(reference.stage, reference.fingerprint))
@@ -157,6 +157,7 @@ def _context(spec: WorkerSpec, storage: Storage, scratch: Path, output: Path) ->
             raise StageFailed(f"input '{name}' ({reference.stage}/{reference.fingerprint[:12]}) is not in the store")
         folders[name] = localize(storage, record, cache)
         results[name] = record.result
+        fingerprints |= {f"{name}/{made_of}": fingerprint for made_of, fingerprint in record.inputs.items()}
         left, field = left_in_store(storage, record), SHARD_FIELDS.get(record.stage)
         if field is not None and (left or (field and any(fnmatch(file, SHARDS) for file in record.files))):
             places[field] = f"{storage.uri}/{record.prefix}"
@@ -172,6 +173,7 @@ def _context(spec: WorkerSpec, storage: Storage, scratch: Path, output: Path) ->
         resume=resume,
         compute=spec.compute,
         fingerprint=spec.fingerprint,
+        fingerprints=fingerprints,
         places=places,
         shards=shards,
         remote=remote,

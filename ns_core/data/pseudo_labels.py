@@ -16,6 +16,8 @@ Columns, one row an image of the shard:
     probabilities    fp16[k]: theirs
     kept_mass        float32: their sum before rounding
     embedding        fp16[D]: the features that the classifier sees, where a recipe asks for them
+
+The footer of each file names its teacher (`TEACHER`).
 """
 
 import hashlib
@@ -27,7 +29,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ns_core.errors import StageFailed
+from ns_core.fingerprint import SHORT
+
 LABEL_FILES = "labels-*.parquet"
+TEACHER = b"ns.teacher"
+"""In a file's footer: fingerprint of the teacher whose labels it holds."""
 SOFT = ("probabilities", "classes", "kept_mass")
 """The columns that hold a soft label, as far as a table has them."""
 _LARGEST_HALF = float(np.finfo(np.float16).max)
@@ -76,6 +83,17 @@ def label_table(
     if features is not None:
         columns["embedding"] = _lists(np.clip(features, -_LARGEST_HALF, _LARGEST_HALF), np.float16, bad)
     return pa.table(columns)
+
+
+def check_teacher(file: str, schema: pa.Schema, teacher: str | None) -> None:
+    """That `file`, of this schema, holds labels of the teacher with this fingerprint; None: whose they are to be is not
+    known. A footer that names nobody was written before footers did. Raises `StageFailed`."""
+    named = (schema.metadata or {}).get(TEACHER, b"").decode()
+    if teacher is not None and named not in ("", teacher):
+        raise StageFailed(
+            f"{file} holds labels of the teacher {named[:SHORT]}, and is among those of {teacher[:SHORT]}: delete the "
+            "artifact's folder and label the pool again"
+        )
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ns_core.data.pseudo_labels import TEACHER
 from ns_core.resume import RESUME, Adopted
 from ns_core.stage import StageContext, log
 
@@ -94,7 +95,8 @@ class SavedLabels:
 
         Text repeats in `reason` alone; a dictionary of keys or of digests would hold each of them.
         """
-        footer = {_COUNTS: json.dumps({**counts.document(), "extra": dict(extra or {})}, sort_keys=True)}
+        told = json.dumps({**counts.document(), "extra": dict(extra or {})}, sort_keys=True)
+        footer = {_COUNTS: told, TEACHER: self._context.fingerprints.get("teacher", "")}
         path = self._context.output / name
         pq.write_table(
             table.replace_schema_metadata(footer),

@@ -47,6 +47,6 @@ class WorkerSpec(Frozen):
         """Into how many lists the work is divided, one for each worker on a machine; 1: it is not."""
         return self.compute.processes if self.stage in SHARDED_STAGES and self.part is None else 1
 
-    def inputs_by_fingerprint(self) -> Mapping[str, str]:
+    def inputs_by_fingerprint(self) -> dict[str, str]:
         """As the record keeps them and as they were hashed."""
         return {**{name: item.fingerprint for name, item in self.inputs.items()}, **self.extra_inputs}

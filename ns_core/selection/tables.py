@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ns_core.config import SelectConfig
 from ns_core.data.index import INDEX
 from ns_core.data.ordered import in_order
-from ns_core.data.pseudo_labels import LABEL_FILES, SOFT, label_file
+from ns_core.data.pseudo_labels import LABEL_FILES, SOFT, check_teacher, label_file
 from ns_core.data.row_groups import batches
 from ns_core.errors import StageFailed, UserError
 from ns_core.stage import StageContext, Stopped
@@ -187,6 +187,7 @@ class LabelTables:
 
     def _check_schema(self, name: str, schema: pa.Schema) -> None:
         """Of all files the same, and of as many classes as the dataset's."""
+        check_teacher(f"{self.folder}/{name}", schema, self._context.fingerprints.get("pseudo_labels/teacher"))
         soft = pa.schema([schema.field(column) for column in SOFT if column in schema.names])
         width = soft.field("probabilities").type.list_size
         if width > self._classes or ("classes" not in soft.names and width < self._classes):

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ns_core.config import StudentConfig
 from ns_core.data.index import joined_text
-from ns_core.data.pseudo_labels import LABEL_FILES, label_file, spread_rest
+from ns_core.data.pseudo_labels import LABEL_FILES, check_teacher, label_file, spread_rest
 from ns_core.data.row_groups import batches
 from ns_core.data.rows import OneHot, Targets
 from ns_core.errors import StageFailed, UserError
@@ -166,6 +166,7 @@ class _Source:
     def _labels(self, name: str) -> pa.Table:
         with self._context.open("labels", name) as file, pq.ParquetFile(file) as table:
             here = table.schema_arrow
+            check_teacher(name, here, self._context.fingerprints.get("labels/teacher"))
             if record_of(soft_columns(here)) != record_of(self.schema):
                 raise StageFailed(f"{name} and the selection keep soft labels in different forms: set one infer.top_k")
             return table.read(["key", "sha256", "reason", *self.schema.names])

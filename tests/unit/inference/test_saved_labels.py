@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ns_core.data.pseudo_labels import label_table
+from ns_core.data.pseudo_labels import TEACHER, label_table
 from ns_core.errors import NotFound
 from ns_core.inference.saved_labels import Counts, Saved, SavedLabels
 from ns_core.resume import ResumeFolder
@@ -140,3 +140,11 @@ def test_forgotten_files_are_made_anew_and_those_of_another_attempt_stay(tmp_pat
     assert NAME in labels.find([NAME])
     labels.forget(saved)
     assert labels.find([NAME]) == {}
+
+
+def test_every_file_names_the_teacher_whose_labels_it_holds(tmp_path: Path) -> None:
+    context = _context(tmp_path, LocalStorage(tmp_path / "store"))
+    context.fingerprints = {"teacher": "c" * 64}
+    file = _saved(context).file
+    with context.resume.open(file) as stream:
+        assert pq.read_schema(stream).metadata[TEACHER] == b"c" * 64

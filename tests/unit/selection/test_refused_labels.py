@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ns_core.config import Recipe, SelectConfig
 from ns_core.data.index import SplitIndex
+from ns_core.data.pseudo_labels import TEACHER
 from ns_core.errors import StageFailed, UserError
 from ns_core.selection import filter_and_balance
 from tests.factories import hashed_probabilities, label_folder, stage_context
@@ -106,3 +107,22 @@ def test_a_setting_out_of_range_is_told_in_one_line(mistake: str) -> None:
         Recipe().override([f"select.{mistake}"])
     assert "\n" not in str(caught.value)
     assert f"select.{mistake.partition('=')[0]}" in str(caught.value)
+
+
+def test_a_table_of_another_teachers_labels_is_refused(dataset: Path, labels: Path, tmp_path: Path) -> None:
+    """Each file names its teacher; one that a person copied from another run's labels is found out."""
+    mine, other = "a" * 64, "b" * 64
+
+    def signed(teacher: str) -> Callable[[pa.Table], pa.Table]:
+        return lambda table: table.replace_schema_metadata({TEACHER: teacher})
+
+    for number in range(len(list(labels.iterdir()))):
+        change_labels(labels, number, signed(mine))
+    context = stage_context(tmp_path, {"dataset": dataset, "pseudo_labels": labels})
+    context.fingerprints = {"pseudo_labels/teacher": mine}
+    assert filter_and_balance.run(CONFIG, context)["kept"]
+    file = change_labels(labels, 2, signed(other))
+    context = stage_context(tmp_path, {"dataset": dataset, "pseudo_labels": labels})
+    context.fingerprints = {"pseudo_labels/teacher": mine}
+    with pytest.raises(StageFailed, match=f"{file.name} holds labels of the teacher bbbbbbbbbbbb, .* of aaaaaaaaaaaa"):
+        filter_and_balance.run(CONFIG, context)

@@ -107,15 +107,21 @@ class Selection:
             table = file.read(["reason", "top1", "confidence", "margin"], use_threads=False)
         flags = self._flags.of(number)
         assert table.num_rows == len(flags), f"{self._files[number]} changed while it was selected from"
-        read = pc.is_null(table["reason"]).to_numpy()
+        unread = pc.is_valid(table["reason"]).to_numpy()
         top1, confidence, margin = (pc.fill_null(table[name], 0).to_numpy() for name in table.column_names[1:])
-        passes = np.flatnonzero(read & (confidence >= np.float32(self._rule.threshold)) & (flags != LOST))
-        amount = self._plan.copies(top1[passes], confidence[passes], margin[passes]) + (flags[passes] == DRAWN)
+        passes = confidence >= np.float32(self._rule.threshold)
         copies = np.zeros(len(flags), np.int32)
-        copies[passes] = np.minimum(amount, self._rule.max_copies)
-        outcome = np.where(read, BELOW_THRESHOLD, CORRUPT).astype(np.int8)
+        if (passes & ~unread).any():  # else there may be no class
+            copies = self._plan.copies(top1, confidence, margin)
+        if flags.any():
+            copies += flags == DRAWN
+            copies[flags == LOST] = 0
+        copies[unread] = 0
+        np.minimum(copies, self._rule.max_copies, out=copies)
+        outcome = np.where(passes, np.int8(CLASS_FULL), np.int8(BELOW_THRESHOLD))
+        outcome[copies > 0] = KEPT
         outcome[flags == LOST] = DUPLICATE
-        outcome[passes] = np.where(copies[passes] > 0, KEPT, CLASS_FULL)
+        outcome[unread] = CORRUPT
         return Outcomes(outcome, copies)
 
 

@@ -45,13 +45,14 @@ class Plan:
 
     def copies(
         self, top1: NDArray[np.int32], confidence: NDArray[np.float32], margin: NDArray[np.float32]
-    ) -> NDArray[np.int64]:
-        """Of rows that pass the threshold, before any was drawn; one entry each."""
-        cut = self.confidence[top1]
-        copies = np.where(confidence > cut, self.above[top1], 0)
+    ) -> NDArray[np.int32]:
+        """Of any rows, before any was drawn; one entry each. No class is cut below the threshold."""
+        above, cut = self.above.astype(np.int32), self.confidence.take(top1)
+        copies = above.take(top1)
+        copies *= confidence > cut
         edge = np.flatnonzero(confidence == cut)
         mine, cut = top1[edge], self.margin[top1[edge]]
-        copies[edge] = np.where(margin[edge] > cut, self.above[mine], np.where(margin[edge] == cut, self.at[mine], 0))
+        copies[edge] = np.where(margin[edge] > cut, above[mine], np.where(margin[edge] == cut, self.at[mine], 0))
         return copies
 
 

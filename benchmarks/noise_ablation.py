@@ -49,7 +49,9 @@ SETTINGS = (
     "finetune.stochastic_depth=0",
     "finetune.frozen_blocks=2",
     "evaluate.corruptions=[]",
+    "evaluate.perturbations=[]",
     "evaluate.fgsm_eps=[]",
+    "evaluate.pgd_eps=[]",
 )
 WITHOUT_AUG = (
     "student.augmentation.randaugment_ops=0",

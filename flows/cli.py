@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows import evaluate_command
+
 if TYPE_CHECKING:
     from ns_core.config import Recipe
 
@@ -66,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_store(report)
     report.set_defaults(verb=_report)
     _add_export(verbs)
+    evaluate = evaluate_command.add(verbs, _CHECKPOINTS)
+    _add_store(evaluate)
+    evaluate.set_defaults(verb=_evaluate)
     ui = verbs.add_parser("ui", help="start the Prefect and MLflow pages over the local state; Ctrl-C stops both")
     ui.add_argument("--prefect-port", type=int, default=4200, metavar="PORT")
     ui.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT")
@@ -229,6 +234,11 @@ def _export(options: argparse.Namespace) -> int:
     _, store = _home_and_store(options)
     print(export(options.checkpoint, options.format, options.output, store))
     return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    home, store = _home_and_store(options)
+    return evaluate_command.run(options, store, home)
 
 
 def _ui(options: argparse.Namespace) -> int:

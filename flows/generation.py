@@ -12,6 +12,7 @@ from ns_core.config import Recipe
 from ns_core.settings import StageConfig
 from tasks.evaluate_robustness import evaluate_robustness
 from tasks.finetune_at_test_resolution import finetune_at_test_resolution
+from tasks.robustness_report import report_robustness
 from tasks.run import Run, StageCall
 from tasks.tracking import log_generation, open_child
 from tasks.train_noisy_student import train_noisy_student
@@ -31,7 +32,10 @@ def generation(run: Run, recipe: Recipe, index: int, dataset: Dataset, standing:
     start = {"teacher": teacher} if own.student.start == "teacher" else {}
     student = train_noisy_student(call(own.student, dataset=dataset, selection=chosen.selection, **labels, **start))
     finetuned = finetune_at_test_resolution(call(own.finetune, dataset=dataset, student=student))
-    report = evaluate_robustness(call(own.evaluate, dataset=dataset, checkpoint=finetuned, baseline=standing.report))
+    judged = {"dataset": dataset, "checkpoint": finetuned, "baseline": standing.report}
+    evaluating = StageCall(run, index, own.evaluate, judged, standing.official, mlflow_run)
+    report = evaluate_robustness(evaluating)
+    report_robustness(evaluating, report)
     kept, rows = chosen.selection.result["kept"], chosen.selection.result["rows"]
     log_generation(run, index, {**{name: report.result.get(name) for name in FIGURES}, "kept": kept, "rows": rows})
     return GenerationResult(

@@ -7,7 +7,7 @@ is a moving line below what was said before; anywhere else (a file, a pipe, CI) 
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
+
+from ns_core.evaluation.comparison import Row, points, rows_of
 
 if TYPE_CHECKING:
     from tasks.observe import Listener, StageOutcome
@@ -39,6 +41,9 @@ COLUMNS = (
 )
 """Heads of the figures, high and narrow: with them the table fits 80 columns, the model's name folded."""
 
+MEASURES = {"top-1 accuracy": "top-1", "mean top-1 error": "error", "mean flip probability": "flips"}
+"""Those of `comparison.Row`, short."""
+
 Clock = Callable[[], float]
 
 
@@ -60,16 +65,16 @@ class Pace:
     def __init__(self, clock: Clock) -> None:
         self._clock, self._seen = clock, deque[tuple[float, int]]()
 
-    def left(self, done: int, total: int) -> str:
-        """`0:00:12 left`, or an empty string until two different counts tell a speed."""
-        now = self._clock()
+    def left(self, event: dict[str, Any]) -> str:
+        """`0:00:12 left`, or an empty string until two different counts tell a speed; so where the stage says it."""
+        now, done, total = self._clock(), event["done"], event["total"]
         if self._seen and done < self._seen[-1][1]:
             self._seen.clear()  # a retry: it goes on from an earlier checkpoint, or from the start
         while len(self._seen) > 1 and now - self._seen[0][0] > PACE_SECONDS:
             self._seen.popleft()
         self._seen.append((now, done))
         seconds, gained = now - self._seen[0][0], done - self._seen[0][1]
-        if not gained:
+        if not gained or event["text"].endswith(" left"):
             return ""
         return f"{timedelta(seconds=round((total - done) * seconds / gained))} left"
 
@@ -112,7 +117,7 @@ class LiveView:
     def progressed(self, event: dict[str, Any]) -> None:
         """`event`: a `ns_core.stage.Progress`."""
         done, total = event["done"], event["total"]
-        left = self._pace.left(done, total)
+        left = self._pace.left(event)
         now = {"completed": done, "total": total, "left": left, "text": event["text"]}
         for row in self._progress.task_ids:
             self._progress.update(row, refresh=True, **now)
@@ -165,7 +170,7 @@ class PlainView:
     def progressed(self, event: dict[str, Any]) -> None:
         """`event`: a `ns_core.stage.Progress`. Each one counts for the estimate, few are shown."""
         done, total = event["done"], event["total"]
-        left = self._pace.left(done, total)
+        left = self._pace.left(event)
         if self._clock() < self._next:
             return
         self._next = self._clock() + PLAIN_EVERY_SECONDS
@@ -214,9 +219,26 @@ def print_summary(document: Mapping[str, Any], stream: TextIO) -> None:
     states = [stage["state"] for stage in document["stages"]]
     computed, cached = states.count("computed"), states.count("cached")
     console.print(comparison(document), markup=False, soft_wrap=not terminal)
+    if rows := rows_of(document):
+        console.print(_robustness(rows))
     console.print(f"{len(states)} stages: {computed} computed, {cached} cached.")
     # Never broken, or a terminal could not open it by a click.
     console.print(f"Report: {document['report']}", markup=False, soft_wrap=True)
+
+
+def _robustness(rows: Sequence[Row]) -> Table:
+    """Figure by figure what became of robustness; in 80 columns the longest names are folded."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    for name in ("student against\nfirst teacher", "measure"):
+        table.add_column(name, overflow="fold")
+    for name in ("before\n%", "after\n%", "change\npoints", "95 % interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("the student is", no_wrap=True)
+    for row in rows:
+        change, low, high = (points(share) for share in (row.difference, row.low, row.high))
+        figures = (_percent(row.before), _percent(row.after), change, f"{low} to {high}")
+        table.add_row(row.figure, MEASURES[row.measure], *figures, row.verdict)
+    return table
 
 
 def comparison(document: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from prefect.states import Failed
 
 from flows import place
 from flows.generation import generation
+from flows.official import official_inputs
 from flows.recipes.digits import digits
 from flows.results import FIGURES, GenerationResult, RunResult, Standing
 from flows.selection import choose_by_selector
@@ -24,6 +25,7 @@ from tasks.evaluate_robustness import evaluate_robustness
 from tasks.observe import current
 from tasks.prepare_dataset import prepare_dataset
 from tasks.report import write_report
+from tasks.robustness_report import report_robustness
 from tasks.run import Run, StageCall
 from tasks.tracking import finish, log_generation, open_child, open_parent, register
 from tasks.train_teacher import train_teacher
@@ -81,11 +83,14 @@ def _generations(run: Run, recipe: Recipe) -> RunResult:
     source = {"source": content_digest(own.data)}
     dataset = prepare_dataset(StageCall(run, 0, own.data, {}, source, mlflow_run))
     first = train_teacher(call(own.teacher, dataset=dataset))
-    first_report = evaluate_robustness(call(own.evaluate, dataset=dataset, checkpoint=first))
+    official = official_inputs(own.evaluate)
+    evaluating = StageCall(run, 0, own.evaluate, {"dataset": dataset, "checkpoint": first}, official, mlflow_run)
+    first_report = evaluate_robustness(evaluating)
+    report_robustness(evaluating, first_report)
     log_generation(run, 0, {name: first_report.result.get(name) for name in FIGURES})
     register(run, mlflow_run, first, ["teacher-gen1", "champion"])
 
-    standing, results = Standing(teacher=first, report=first_report), list[GenerationResult]()
+    standing, results = Standing(teacher=first, report=first_report, official=official), list[GenerationResult]()
     if recipe.selector and recipe.generations:
         chosen = choose_by_selector(call, run, recipe, dataset, first)
         standing = standing.model_copy(update={"chosen": chosen})
@@ -108,7 +113,7 @@ def _generations(run: Run, recipe: Recipe) -> RunResult:
         generations=results,
         report="",
     )
-    return summary.model_copy(update={"report": write_report(run, summary.document())})
+    return summary.model_copy(update=write_report(run, summary.document()).model_dump())
 
 
 def _after(result: GenerationResult, before: Standing, recipe: Recipe) -> Standing:
@@ -118,4 +123,5 @@ def _after(result: GenerationResult, before: Standing, recipe: Recipe) -> Standi
         teacher=result.student if promoted else before.teacher,
         report=result.student_report if promoted else before.report,
         chosen=result.chosen if recipe.selection == "once" else None,
+        official=before.official,
     )

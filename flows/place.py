@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows import environment
+from flows.official import check_official
 from ns_core.config import Recipe
 from ns_core.data.sources import check as check_source
 from ns_core.data.sources import shard_roots
@@ -49,6 +50,7 @@ def run_id(recipe: str, started: datetime, mark: str) -> str:
 def check(recipe: Recipe, store: str) -> Storage:
     """The store, once it and the recipe's images are found good; raises `UserError` within seconds."""
     check_source(recipe.data)
+    check_official(recipe.evaluate)
     storage = open_storage(store)
     probe(storage)
     return storage

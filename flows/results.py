@@ -5,7 +5,15 @@ from typing import Any
 from ns_core.artifacts import Finetuned, Frozen, Report, Selection, Teacher
 from tasks.observe import StageOutcome
 
-FIGURES = ("holdout_top1", "test_top1", "ece", "mean_corruption_error", "fgsm_strongest_top1")
+FIGURES = (
+    "holdout_top1",
+    "test_top1",
+    "ece",
+    "mean_corruption_error",
+    "mean_flip_probability",
+    "fgsm_strongest_top1",
+    "pgd_strongest_top1",
+)
 
 
 def _measured(report: Report) -> dict[str, Any]:
@@ -31,6 +39,8 @@ class Standing(Frozen):
     """The teacher's."""
     chosen: Chosen | None = None
     """The selection that was made before, to be labelled anew; None: it makes its own."""
+    official: dict[str, str] = {}
+    """What lies in the folders of `evaluate.official` (`flows.official`), looked at once for the whole run."""
 
 
 class GenerationResult(Frozen):
@@ -71,6 +81,8 @@ class RunResult(Frozen):
     teacher_report: Report
     generations: list[GenerationResult]
     report: str
+    robustness: list[dict[str, Any]] = []
+    """The last standing student against the first teacher: `comparison.Row`s."""
 
     def document(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -86,4 +98,5 @@ class RunResult(Frozen):
             },
             "generations": [generation.summary() for generation in self.generations],
             "report": self.report,
+            "robustness": self.robustness,
         }

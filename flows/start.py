@@ -29,7 +29,7 @@ def run_id(recipe: str) -> str:
 
 def start(recipe: Recipe, store: str, home: Path, listener: Listener) -> "RunResult":
     """Runs the recipe to its end. Raises `UserError` or `StageFailed`."""
-    run = _ready(recipe, store, home, listener)
+    run = ready(recipe, store, home, listener)
     from flows.noisy_student import noisy_student
     from flows.results import RunResult
 
@@ -42,7 +42,7 @@ def start(recipe: Recipe, store: str, home: Path, listener: Listener) -> "RunRes
 
 def prepare(recipe: Recipe, store: str, home: Path, listener: Listener) -> dict[str, Any]:
     """Makes the recipe's dataset alone; its fingerprint, place, state and counts."""
-    run = _ready(recipe, store, home, listener)
+    run = ready(recipe, store, home, listener)
     from flows.prepare import prepare_data
 
     quiet_console()
@@ -51,7 +51,7 @@ def prepare(recipe: Recipe, store: str, home: Path, listener: Listener) -> dict[
     return {**watch.ledger[0].model_dump(mode="json"), "result": dataset.result}
 
 
-def _ready(recipe: Recipe, store: str, home: Path, listener: Listener) -> "Run":
+def ready(recipe: Recipe, store: str, home: Path, listener: Listener) -> "Run":
     """Checks the store and sets the environment of Prefect, which must not be imported before."""
     from flows.ui import running_api
 

@@ -1,4 +1,4 @@
-"""evaluate-robustness: clean, corrupted and attacked accuracy, calibration, and the gate."""
+"""evaluate-robustness: clean, corrupted, perturbed and attacked accuracy, official sets, calibration, and the gate."""
 
 from ns_core.artifacts import Report
 from tasks.policy import stage_task
@@ -8,5 +8,6 @@ from tasks.work import work
 
 @stage_task
 def evaluate_robustness(call: StageCall) -> Report:
-    """Inputs: `dataset`, `checkpoint`, and `baseline` (the teacher's report) for the gate."""
+    """Inputs: `checkpoint`; `dataset` unless only official sets are measured; `baseline` (another report, such as the
+    teacher's) for paired figures and the gate; and the digests of the official sets' folders."""
     return Report.of(work(call))

@@ -1,6 +1,6 @@
 """write-report: what a run leaves for a person, in the store, in MLflow and in Prefect.
 
-Pictures are advisory: one that cannot be made is a warning, never a failed run.
+Pictures and the comparison of robustness are advisory: what cannot be made is a warning, never a failed run.
 """
 
 import json
@@ -13,47 +13,62 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from ns_core.artifacts import Paths, load
-from ns_core.evaluation import gallery
-from ns_core.evaluation.report import ACCURACY, RunPaths, champion, render_html, render_markdown
+from ns_core.artifacts import Frozen, Report
+from ns_core.evaluation.comparison import CLEAN_TEST, Row
+from ns_core.evaluation.report import ACCURACY, RunPaths, champion, compared, render_html, render_markdown
+from ns_core.evaluation.report_file import REPORT, read_report
+from ns_core.evaluation.robustness_change import changes
 from ns_core.evaluation.selection_report import GALLERY, PICTURES
-from ns_core.localize import localize
-from ns_core.stage import cache_folder
 from ns_core.storage import Storage, open_storage
 from tasks.advisory import show_in_prefect, tried
+from tasks.artifact_files import ArtifactFiles
 from tasks.run import Run
 from tasks.tracking import tracker
 
 PREFECT_KEY = "noisy-student-report"
 
 
+class Written(Frozen):
+    """What the report adds to a run's document."""
+
+    report: str
+    """URI of the page."""
+    robustness: list[dict[str, Any]]
+    """`comparison.Row`s; empty without generations, and where they could not be computed."""
+
+
 @task(name="write-report", cache_policy=NO_CACHE)
-def write_report(run: Run, document: dict[str, Any]) -> str:
-    """Writes `runs/<run_id>/` and returns the URI of its `report.html`. `run.json` is written last."""
+def write_report(run: Run, document: dict[str, Any]) -> Written:
+    """Writes `runs/<run_id>/`; `run.json` is written last."""
     storage, paths = open_storage(run.store), RunPaths(run.run_id)
-    document = {**document, "report": f"{storage.uri}/{paths.html}"}
-    files = _Files(storage, document)
-    shown = {**document, "test_gain_interval": tried("the interval of the gain", lambda: _gain(files, document))}
+    rows = tried("the comparison with the first teacher", lambda: _compared(storage, document)) or []
+    written = Written(report=f"{storage.uri}/{paths.html}", robustness=[row.model_dump() for row in rows])
+    document = {**document, **written.model_dump()}
+    shown = {**document, "test_gain_interval": _gain(document, rows)}
     with tempfile.TemporaryDirectory(prefix="ns-report-") as name:
         folder = Path(name)
-        pictures = _pictures(files, shown, folder)
+        pictures = _pictures(storage, shown, folder)
         for title, picture in pictures.items():
             storage.put_file(paths.picture(title), picture)
             tracker(run).artifact(run.mlflow_run, picture, "report")
-        page = folder / "report.html"
         drawn = {title: file.read_bytes() for title, file in pictures.items()}
-        indexes = range(len(document["generations"]) + 1)  # 0: one for all of them
-        selections = [index for index in indexes if storage.size(paths.selection(index)) is not None]
-        page.write_text(
-            render_html(shown, drawn | _drawn_before(storage, paths, selections), selections), encoding="utf-8"
-        )
+        page = folder / "report.html"
+        page.write_text(_page(storage, paths, shown, drawn), encoding="utf-8")
         storage.put_file(paths.html, page)
         tracker(run).artifact(run.mlflow_run, page, "report")
     text = render_markdown(shown)
     storage.put_bytes(paths.markdown, text.encode())
-    show_in_prefect(PREFECT_KEY, f"Report of {run.run_id}", text, document["report"], drawn.get(ACCURACY))
+    show_in_prefect(PREFECT_KEY, f"Report of {run.run_id}", text, written.report, drawn.get(ACCURACY))
     storage.put_bytes(paths.document, json.dumps(document, indent=1).encode())
-    return str(document["report"])
+    return written
+
+
+def _page(storage: Storage, paths: RunPaths, document: Mapping[str, Any], drawn: dict[str, bytes]) -> str:
+    """The page, with ways to those of the selections and evaluations that lie beside it."""
+    indexes = range(len(document["generations"]) + 1)  # 0: one selection for all of them, and the first teacher
+    selections = [index for index in indexes if storage.size(paths.selection(index)) is not None]
+    evaluations = [index for index in indexes if storage.size(paths.robustness(index)) is not None]
+    return render_html(document, drawn | _drawn_before(storage, paths, selections), selections, evaluations)
 
 
 def _drawn_before(storage: Storage, paths: RunPaths, generations: Sequence[int]) -> dict[str, bytes]:
@@ -62,42 +77,46 @@ def _drawn_before(storage: Storage, paths: RunPaths, generations: Sequence[int])
     return {title: storage.read(paths.picture(title)) for title in titles if storage.size(paths.picture(title))}
 
 
-class _Files:
-    """Local folders of the artifacts of a run, by stage and generation."""
-
-    def __init__(self, storage: Storage, document: Mapping[str, Any]) -> None:
-        self._storage, self._cache = storage, cache_folder()
-        self._places = {(one["stage"], one["generation"]): one["fingerprint"] for one in document["stages"]}
-
-    def __call__(self, stage: str, generation: int) -> Path:
-        record = load(self._storage, Paths(stage, self._places[stage, generation]))
-        assert record is not None, f"{stage} of generation {generation} was in the store a moment ago"
-        return localize(self._storage, record, self._cache)
-
-    def index(self) -> Path:
-        """The dataset's folder; from a remote store it comes without shards."""
-        return self("prepare-dataset", 0)
+def _compared(storage: Storage, document: Mapping[str, Any]) -> list[Row]:
+    """The student that `compared` names against the first teacher, image by image; nothing without generations."""
+    generation = compared(document)
+    if not generation:
+        return []
+    before, after = (_evaluation(document, index) for index in (0, generation))
+    files = ArtifactFiles(storage, before, after)
+    return changes(files.tables(before), files.tables(after))
 
 
-def _gain(files: _Files, document: Mapping[str, Any]) -> tuple[float, float] | None:
-    """The interval of what the standing student gained over the first teacher; None when the teacher stands."""
-    winner = champion(document)
-    if not winner:
-        return None
-    return gallery.gain_interval(files.index(), *(files("evaluate-robustness", index) for index in (0, winner)))
+def _gain(document: Mapping[str, Any], rows: Sequence[Row]) -> tuple[float, float] | None:
+    """The interval of what the standing student gained on the test split; None when the teacher stands."""
+    found = [row for row in rows if row.figure == CLEAN_TEST]
+    return (found[0].low, found[0].high) if found and champion(document) else None
 
 
-def _pictures(files: _Files, document: Mapping[str, Any], folder: Path) -> dict[str, Path]:
+def _evaluation(document: Mapping[str, Any], generation: int) -> Report:
+    """The evaluation of a generation's student; of the first teacher for generation 0."""
+    (fingerprint,) = {
+        one["fingerprint"]
+        for one in document["stages"]
+        if (one["stage"], one["generation"]) == (Report.stage, generation)
+    }
+    return Report(fingerprint=fingerprint, result={})
+
+
+def _pictures(storage: Storage, document: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     """Title -> PNG file of every picture that could be made."""
-    from ns_core.evaluation import pictures
+    from ns_core.evaluation import pictures, robustness_pictures
 
     def corruptions(path: Path) -> None:
-        reports = [files("evaluate-robustness", index) for index in (0, champion(document) or indexes[-1])]
-        pictures.corruption_bars(path, *map(gallery.corruption_errors, reports))
+        both = [_evaluation(document, index) for index in (0, compared(document))]
+        files = ArtifactFiles(storage, *both)
+        before, after = (read_report(files.read(one, REPORT)).report.corruptions for one in both)
+        assert before is not None, "it was measured: its mean is there"
+        assert after is not None, "its settings are the first teacher's"
+        robustness_pictures.corruption_bars(path, after, before, ("first teacher", "the student"))
 
-    indexes = [entry["index"] for entry in document["generations"]]
     makers: dict[str, Callable[[Path], None]] = {ACCURACY: partial(pictures.accuracy_by_generation, document=document)}
-    if indexes and document["first_teacher"]["mean_corruption_error"] is not None:
+    if document["generations"] and document["first_teacher"]["mean_corruption_error"] is not None:
         makers["corruption_errors"] = corruptions
     made = {title: folder / f"{title}.png" for title in makers}
     for title, make in makers.items():

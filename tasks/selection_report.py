@@ -7,12 +7,11 @@ whole: what cannot be made is a warning. A selection that came from the store ge
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from ns_core.artifacts import Artifact, Record, Selection, load
+from ns_core.artifacts import Artifact, Selection
 from ns_core.data.index import INDEX
 from ns_core.data.reading import SELECTED
 from ns_core.evaluation import gallery
@@ -28,8 +27,8 @@ from ns_core.evaluation.selection_report import (
 )
 from ns_core.evaluation.selection_survey import survey
 from ns_core.storage import Storage, open_storage
-from ns_core.storage.ranged import RemoteFiles
 from tasks.advisory import show_in_prefect, tried
+from tasks.artifact_files import ArtifactFiles
 from tasks.run import StageCall
 from tasks.tracking import tracker
 
@@ -105,36 +104,18 @@ def _drawn(
     return {name: file for name, file in files.items() if file.exists()}
 
 
-class _Files:
-    """Files of a dataset and of a selection, where they lie: of one in S3 only what is read travels."""
+class _Files(ArtifactFiles):
+    """Files of a dataset and of a selection, and the images that these name."""
 
     def __init__(self, storage: Storage, dataset: Artifact, selection: Artifact, places: dict[str, str]) -> None:
-        self._storage = storage
-        self._records = {one.fingerprint: self._found(one) for one in (dataset, selection)}
+        super().__init__(storage, dataset, selection)
         shards = {"": dataset, SELECTED: selection}
         self._roots = {field: (storage, self.record(one).prefix + "/") for field, one in shards.items()}
         """Place of shards (`data.reading`) -> the store and where in it."""
         self._roots |= {field: (open_storage(uri), "") for field, uri in places.items()}
-
-    def record(self, artifact: Artifact) -> Record:
-        return self._records[artifact.fingerprint]
-
-    def open(self, artifact: Artifact, name: str) -> BinaryIO:
-        """A file of an artifact, to be read and sought."""
-        record = self.record(artifact)
-        local = self._storage.local_path(f"{record.prefix}/{name}")
-        if local is not None:
-            return local.open("rb")
-        sizes = {file: entry.size for file, entry in record.files.items()}
-        return RemoteFiles(self._storage, record.prefix, sizes).open(name)
 
     def image(self, shard: str, offset: int, size: int) -> bytes:
         """The bytes of one image, in a shard of the dataset's, of the selection's or of the person's own."""
         field, slash, path = shard.partition("/")
         storage, folder = self._roots[field if slash else ""]
         return storage.read_range(folder + (path if slash else shard), offset, size)
-
-    def _found(self, artifact: Artifact) -> Record:
-        record = load(self._storage, artifact.paths)
-        assert record is not None, f"{artifact.paths.folder} was in the store a moment ago"
-        return record

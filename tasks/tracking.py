@@ -25,6 +25,17 @@ from tasks.run import Run, StageCall
 REGISTERED = "noisy-student"
 """Name of the registered model whose versions point at checkpoints in the store."""
 
+_EVALUATED = (
+    "holdout_top1",
+    "test_top1",
+    "ece",
+    "mean_corruption_error",
+    "mean_flip_probability",
+    "fgsm_strongest_top1",
+    "pgd_strongest_top1",
+)
+"""Figures of an evaluation that are charted."""
+
 _children: dict[str, dict[int, str]] = {}
 """Parent run -> generation -> child run, of the runs that are open in this process."""
 
@@ -129,8 +140,7 @@ def _figures(artifact: Artifact) -> dict[str, float]:
     if isinstance(artifact, PseudoLabels):
         return {"pl/images": float(result["images"])}
     if isinstance(artifact, Report):
-        figures = ("holdout_top1", "test_top1", "ece", "mean_corruption_error", "fgsm_strongest_top1")
-        return {f"val/{name}": float(result[name]) for name in figures if result.get(name) is not None}
+        return {f"val/{name}": float(result[name]) for name in _EVALUATED if result.get(name) is not None}
     return {}
 
 

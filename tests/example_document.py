@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ns_core.evaluation.comparison import verdict
 from ns_core.fingerprint import digest
 
 STAGES = (
@@ -13,14 +14,33 @@ STAGES = (
 )
 
 
-def figures(holdout: float, test: float, ece: float, corruption: float | None, fgsm: float | None) -> dict[str, Any]:
+def figures(holdout: float, test: float, ece: float, corruption: float, fgsm: float) -> dict[str, Any]:
     """The figures of a model as `--json` prints them."""
     return {
         "holdout_top1": holdout,
         "test_top1": test,
         "ece": ece,
         "mean_corruption_error": corruption,
+        "mean_flip_probability": corruption / 4,
         "fgsm_strongest_top1": fgsm,
+        "pgd_strongest_top1": fgsm / 10,
+    }
+
+
+def row(figure: str, measure: str, before: float, after: float, half: float) -> dict[str, Any]:
+    """One figure of the last standing student against the first teacher."""
+    change = after - before
+    return {
+        "figure": figure,
+        "measure": measure,
+        "before": before,
+        "after": after,
+        "difference": change,
+        "low": change - half,
+        "high": change + half,
+        "p_value": 0.002 if measure == "top-1 accuracy" else None,
+        "images": 400,
+        "verdict": verdict(measure, change - half, change + half),
     }
 
 
@@ -95,17 +115,25 @@ def example_document() -> dict[str, Any]:
             },
         ],
         "report": "",
+        "robustness": [
+            row("clean test images", "top-1 accuracy", 0.8575, 0.9325, 0.03),
+            row("corruptions made on the fly", "mean top-1 error", 0.412, 0.27, 0.02),
+            row("perturbation sequences made on the fly", "mean flip probability", 0.103, 0.0675, 0.01),
+            row("FGSM at 16/255", "top-1 accuracy", 0.11, 0.05, 0.03),
+        ],
     }
 
 
 def supervised_document() -> dict[str, Any]:
     """A run without generations, corruptions and attacks: figures that were not measured are None."""
     whole = example_document()
-    first = {**whole["first_teacher"], "mean_corruption_error": None, "fgsm_strongest_top1": None}
+    unmeasured = ("mean_corruption_error", "mean_flip_probability", "fgsm_strongest_top1", "pgd_strongest_top1")
+    first = {**whole["first_teacher"], **dict.fromkeys(unmeasured)}
     return {
         **whole,
         "recipe": "digits_supervised",
         "stages": whole["stages"][:3],
         "first_teacher": first,
         "generations": [],
+        "robustness": [],
     }

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from time import time
 
 import pytest
 
@@ -205,8 +206,17 @@ class StorageContract:
         assert list(storage.list("a")) == keys[:-1]
         assert list(storage.list("nothing/here")) == []
 
+    def test_objects_are_those_of_the_listing_with_sizes_and_the_time_of_the_last_put(self, storage: Storage) -> None:
+        for key in ("a/b", "a-b", "c"):
+            storage.put_bytes(key, key.encode())
+        storage.put_bytes("a/b", b"longer than before")
+        assert {(one.key, one.size) for one in storage.objects("")} == {("a/b", 18), ("a-b", 3), ("c", 1)}
+        assert [one.key for one in storage.objects("a/")] == ["a/b"]
+        assert all(abs(one.modified - time()) < 60 for one in storage.objects(""))
+
     def test_an_untouched_store_is_empty(self, storage: Storage) -> None:
         assert list(storage.list("")) == []
+        assert list(storage.objects("")) == []
 
     def test_a_copy_is_another_object_over_what_is_there(self, storage: Storage) -> None:
         storage.put_bytes("a/source", b"moved")
@@ -266,6 +276,8 @@ class StorageContract:
     def test_a_listing_never_leaves_the_store(self, storage: Storage, prefix: str) -> None:
         with pytest.raises(ValueError, match="is no prefix"):
             storage.list(prefix)
+        with pytest.raises(ValueError, match="is no prefix"):
+            list(storage.objects(prefix))
 
     def test_another_process_finds_the_same_store_by_its_uri(self, storage: Storage) -> None:
         storage.put_bytes("key", b"data")

@@ -40,7 +40,7 @@ def test_each_stage_word_is_one_task_file_one_stage_and_one_artifact() -> None:
     from ns_core.artifacts import TYPES
     from ns_core.worker import STAGES as WORKER
 
-    words = STAGES | {"prepare-dataset"}
+    words = STAGES | {"prepare-dataset", "import-checkpoint"}
     assert WORKER.keys() == words
     assert TYPES.keys() == words
     for word in words:

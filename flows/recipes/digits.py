@@ -10,6 +10,7 @@ from ns_core.config import (
     Augmentation,
     ComputeConfig,
     DataConfig,
+    EvaluateConfig,
     FinetuneConfig,
     Recipe,
     SelectConfig,
@@ -90,6 +91,7 @@ def digits() -> Recipe:
         student=StudentConfig(**STUDENT),
         student_models=("ns_efficientnet_s", "ns_efficientnet_m"),
         finetune=FinetuneConfig(**FINETUNE),
+        evaluate=EvaluateConfig(max_sequences=100, max_attacked=200),
         # One compute thread: two were slower on networks this small. It leaves the other core to the loader,
         # and makes the numbers independent of how many cores a machine has.
         compute=ComputeConfig(device="cpu", threads=1, loader_workers=1),
@@ -112,7 +114,12 @@ def digits_smoke() -> Recipe:
             "finetune.epoch_steps=2",
             'evaluate.corruptions=["gaussian_noise"]',
             "evaluate.severities=[3]",
+            'evaluate.perturbations=["translate"]',
+            "evaluate.max_sequences=10",
             "evaluate.fgsm_eps=[0, 4]",
+            "evaluate.pgd_eps=[4]",
+            "evaluate.pgd_steps=2",
+            "evaluate.max_attacked=50",
             "evaluate.stop_p_value=1e-9",
             "evaluate.max_images=100",
         ]

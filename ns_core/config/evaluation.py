@@ -188,12 +188,15 @@ class ImportConfig(StageConfig):
     STAGE: ClassVar[str] = "import-checkpoint"
     VERSION: ClassVar[int] = 1
 
-    model: str = science(min_length=1)
+    model: str = science("")
     """A timm name, with its tag (`tf_efficientnet_b0.ns_jft_in1k`) for the right normalisation and crop."""
     weights: str = resource("")
     """A .safetensors, .pth or .bin file; its bytes are part of the identity."""
     pretrained: bool = science(False)
     """Without a file: timm's own weights, which are downloaded from the Hugging Face Hub."""
+    folder: str = resource("")
+    """In place of all others: a checkpoint of this system's, `model.safetensors` and `model.json`; their bytes are
+    part of the identity."""
     class_names: tuple[str, ...] = science(())
     """Empty: the 1,000 WordNet ids of ImageNet, in timm's order."""
     test_size: int = science(0, ge=0)
@@ -201,6 +204,13 @@ class ImportConfig(StageConfig):
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
-        if bool(self.weights) == self.pretrained:
+        if self.folder:
+            if self.model or self.weights or self.pretrained or self.class_names or self.test_size:
+                raise ValueError("folder: its model.json says all about the network; leave the other fields empty")
+        elif not self.model:
+            raise ValueError("model: give a timm name, or the folder of a checkpoint")
+        elif bool(self.weights) == self.pretrained:
             raise ValueError(f"model '{self.model}': give a file of weights, or ask for the download with pretrained")
+        if len(set(self.class_names)) != len(self.class_names):
+            raise ValueError("class_names: a name is there twice")
         return self

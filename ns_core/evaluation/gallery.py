@@ -1,13 +1,11 @@
-"""What the pictures of a run show, read from the artifacts of its stages.
+"""Small copies of images, for galleries.
 
-In: local folders of a dataset and a report, or the examples of a selection (`selection_survey`). Out: arrays, and
-thumbnails for `selection_pictures` and `selection_report`.
+In: pixels, or the examples of a selection (`selection_survey`) and where their bytes are. Out: thumbnails for
+`selection_pictures`, `selection_report` and `examples`.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from io import BytesIO
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ns_core.data.images import decode
-from ns_core.data.index import DatasetIndex
-from ns_core.evaluation.gate import paired_interval
 from ns_core.evaluation.selection_survey import Example
 
 SIDE = 64
@@ -57,17 +53,3 @@ def shrunk(pixels: NDArray[np.uint8]) -> bytes:
     small.save(lossless, "png", optimize=True)
     small.save(lossy, "jpeg", quality=_JPEG_QUALITY)
     return min(lossless.getvalue(), lossy.getvalue(), key=len)
-
-
-def gain_interval(dataset: Path, before: Path, after: Path) -> tuple[float, float]:
-    """95 % paired bootstrap interval of the test accuracy of report `after` minus that of `before`."""
-    labels = DatasetIndex.load(dataset).split("test").labels
-    right = [np.load(report / "predictions.npz")["test"].argmax(axis=1) == labels for report in (before, after)]
-    return paired_interval(right[0], right[1])
-
-
-def corruption_errors(report: Path) -> Mapping[str, Mapping[str, float]]:
-    """Top-1 error by corruption and severity."""
-    document = json.loads((report / "report.json").read_text(encoding="utf-8"))
-    errors: Mapping[str, Mapping[str, float]] = document["corruptions"]
-    return errors

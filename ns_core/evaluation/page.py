@@ -33,14 +33,16 @@ a { color: inherit; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem 1rem .35rem 0; text-align: left; border-bottom: 1px solid var(--line); }
 th { color: var(--quiet); font-weight: 500; vertical-align: bottom; }
-td { white-space: nowrap; } .number { text-align: right; }
+td { min-width: 5rem; } .number { min-width: 0; text-align: right; white-space: nowrap; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; background: #fff; border-radius: 6px; }
 .strips { display: flex; flex-wrap: wrap; gap: .5rem 1.75rem; margin-bottom: .5rem; }
 .strip p { margin: 0; font-size: .8rem; }
-.strip div { display: flex; gap: .35rem; }
+.strip div { display: flex; flex-wrap: wrap; gap: .35rem; }
 .strip figure { margin: 0; }
-.strip img { display: block; width: 64px; height: 64px; object-fit: contain; background: none; border-radius: 3px; }
-.strip figcaption { font-size: .75rem; text-align: center; font-variant-numeric: tabular-nums; }
+.strip img { display: block; margin: 0 auto .2rem; width: 64px; height: 64px; object-fit: contain; background: none;
+  border-radius: 3px; }
+.strip figcaption { font-size: .75rem; max-width: 6rem; overflow-wrap: anywhere; text-align: center;
+  font-variant-numeric: tabular-nums; }
 </style>
 </head><body>
 $body
@@ -94,7 +96,7 @@ def html_list(items: Sequence[str]) -> str:
 def markdown_table(table: Table) -> str:
     """The table as GitHub-flavoured Markdown, its columns in line in a terminal too."""
     cells = [[plain(cell) for cell in row] for row in (table.heads, *table.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(2, *map(len, column)) for column in zip(*cells, strict=True)]  # a rule of a colon alone is none
     sides = ["<" if column < table.words else ">" for column in range(len(widths))]
     lines = [" | ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)) for row in cells]
     rule = " | ".join("-" * (w - 1) + ("-" if s == "<" else ":") for s, w in zip(sides, widths, strict=True))

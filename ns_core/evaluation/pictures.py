@@ -1,14 +1,13 @@
 """PNG pictures of a run, about 900 pixels wide. Import it only where pictures are made: matplotlib costs 0.7 s.
 
-In: the document of a run (`evaluation.report`), or figures from `evaluation.gallery`. Out: a file each.
+In: the document of a run (`evaluation.report`). Out: a file each.
 Figures are built without pyplot, whose state is one for the whole process: tasks run in threads.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -93,42 +92,21 @@ def _accuracy_title(document: Document) -> str:
     return f"Student {winner} {change(after - before)} the first teacher on the test split"
 
 
-def corruption_bars(
-    path: Path, teacher: Mapping[str, Mapping[str, float]], student: Mapping[str, Mapping[str, float]]
-) -> None:
-    """Top-1 error by corruption, mean over severities, of the first teacher and of the last student."""
-    means = [
-        {name: float(np.mean(list(levels.values()))) for name, levels in one.items()} for one in (teacher, student)
-    ]
-    before, after = means
-    names = sorted(before.keys() & after.keys(), key=lambda name: (before[name], name))
-    figure, axes = new_axes(1.6 + 0.52 * len(names))
-    rows = np.arange(len(names))
-    for errors, shift, colour, label in ((before, 0.2, FAINT, "first teacher"), (after, -0.2, BLUE, "last student")):
-        bars = axes.barh(rows + shift, [errors[name] for name in names], 0.36, color=colour, label=label)
-        axes.bar_label(bars, [percent(errors[name]) for name in names], padding=4, color=INK, fontsize=9)
-    axes.set_yticks(rows, [name.replace("_", " ") for name in names])
-    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", color=GRID)
-    axes.margins(x=0.12)
-    axes.legend(loc="lower right", frameon=False, labelcolor=INK, reverse=True)
-    better = sum(after[name] < before[name] for name in names)
-    title = f"The last student errs less under {better} of {len(names)} kinds of corruption"
-    titles(axes, title, "Top-1 error on corrupted test images, mean over severities")
-    save(figure, path)
-
-
 def new_axes(height: float) -> tuple[Figure, Axes]:
     """A figure 9 by `height` inches with one pair of axes, nothing on it but a faint grid."""
     figure = Figure((9, height), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
     axes = figure.add_subplot()
+    plain_axes(axes)
+    return figure, axes
+
+
+def plain_axes(axes: Axes) -> None:
+    """Nothing but the line at the bottom and a faint grid."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
     axes.tick_params(length=0, labelcolor=INK, labelsize=10)
     axes.grid(axis="y", color=GRID)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def titles(axes: Axes, title: str, explanation: str) -> None:

@@ -1,7 +1,8 @@
 """The report of a run as HTML and as Markdown, and where a run leaves its files.
 
 In: the document of a run, a plain dict as `noisy-student run --json` prints it: `run_id`, `recipe`, `seed`,
-`stages`, `first_teacher`, `generations` (`index`, `teacher`, `student`, `pseudo_labels`, `gate`), `report`.
+`stages`, `first_teacher`, `generations` (`index`, `teacher`, `student`, `pseudo_labels`, `gate`), `report`, and
+`robustness` (`comparison.Row`s of the student that `compared` names against the first teacher).
 Shares are 0 to 1, and None where a figure was not measured. Intervals, [low, high], may stand beside what
 `--json` prints: `holdout_interval` and `test_interval` among a model's figures, and `test_gain_interval`, the
 paired one of the headline's gain. Out: text. Loads neither numpy, matplotlib nor torch.
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ns_core.errors import UserError, nearest
+from ns_core.evaluation import comparison
 from ns_core.evaluation.page import Table, html_figure, html_list, html_table, markdown_table, page, plain
 from ns_core.fingerprint import SHORT
 from ns_core.storage import Storage
@@ -29,11 +31,18 @@ _NOTES = (
     "ECE, on the test split, is the expected calibration error: the mean gap of confidence and accuracy.",
     "Mean corruption error is the plain mean of top-1 errors on this run's own corrupted test images. It is "
     "relative: good for comparing models on the same data, not comparable with published mCE.",
-    "FGSM is the accuracy under the recipe's strongest attack, one step along the sign of the gradient.",
+    "Mean flip probability is how often predictions change along this run's own perturbation sequences, not mFR.",
+    "FGSM and PGD are accuracies under the recipe's strongest attacks: one step along the sign of the gradient, and "
+    "several.",
+    "The student against the first teacher: on the same images, with paired bootstrap intervals over source images, "
+    "and McNemar's exact test where an image is either right or wrong.",
     "Pseudo-labels: the images kept, and the rows the student sees, repeats in rare classes included.",
     "Gate: promote (the student teaches next), keep-teacher (it does not), stop (it is significantly worse).",
     "A cached stage was in the store already: its seconds are those of looking it up.",
 )
+
+_ROBUSTNESS = ("mean_corruption_error", "mean_flip_probability", "fgsm_strongest_top1", "pgd_strongest_top1")
+"""Figures of a model in the order of their columns."""
 
 _WORDS = 3
 """Columns of the tables that are words; figures follow."""
@@ -67,6 +76,10 @@ class RunPaths:
     def selection(self, generation: int) -> str:
         """The page of what was selected for a generation."""
         return f"{self.folder}/selection-g{generation}.html"
+
+    def robustness(self, generation: int) -> str:
+        """The page of the evaluation of a generation's student; 0: of the first teacher."""
+        return f"{self.folder}/robustness-g{generation}.html"
 
 
 def find_run(storage: Storage, name: str) -> str:
@@ -108,6 +121,12 @@ def teacher_of(document: Document, generation: int) -> int:
 def champion(document: Document) -> int:
     """The generation whose model stands at the end, as the gate chose on the holdout."""
     return teacher_of(document, len(document["generations"]) + 1)
+
+
+def compared(document: Document) -> int:
+    """The generation whose student is held against the first teacher: the champion, or the last when no gate promoted
+    one; 0 without generations."""
+    return champion(document) or max((entry["index"] for entry in document["generations"]), default=0)
 
 
 def figures_of(document: Document, generation: int) -> Mapping[str, Any]:
@@ -156,7 +175,8 @@ def percent(share: float | None, interval: Sequence[float] | None = None) -> str
 
 def _generations(document: Document) -> Table:
     """Two rows a generation, its teacher and its student; the first teacher alone where there is none."""
-    heads = ("generation", "role", "model", "holdout", "test", "ECE", "mean corruption error", "FGSM")
+    heads = ("generation", "role", "model", "holdout", "test", "ECE", "mean corruption error")
+    more = ("mean flip probability", "FGSM", "PGD", "pseudo-labels kept / rows", "gate")
     rows = list[tuple[str, ...]]()
     for entry in document["generations"]:
         index, labels = str(entry["index"]), entry["pseudo_labels"]
@@ -165,7 +185,7 @@ def _generations(document: Document) -> Table:
         pseudo = f"{labels['kept']:,} / {labels['rows']:,}"
         rows.append((index, "student", *_measured(entry["student"]), pseudo, entry["gate"]["verdict"]))
     alone = ("0", "first teacher", *_measured(document["first_teacher"]), "", "")
-    return Table(_WORDS, (*heads, "pseudo-labels kept / rows", "gate"), rows or [alone])
+    return Table(_WORDS, (*heads, *more), rows or [alone])
 
 
 def _measured(figures: Mapping[str, Any]) -> tuple[str, ...]:
@@ -174,8 +194,7 @@ def _measured(figures: Mapping[str, Any]) -> tuple[str, ...]:
         percent(figures["holdout_top1"], figures.get("holdout_interval")),
         percent(figures["test_top1"], figures.get("test_interval")),
         "-" if figures["ece"] is None else f"{figures['ece']:.3f}",
-        percent(figures["mean_corruption_error"]),
-        percent(figures["fgsm_strongest_top1"]),
+        *(percent(figures.get(name)) for name in _ROBUSTNESS),
     )
 
 
@@ -199,11 +218,26 @@ def _remarks(document: Document) -> list[str]:
     ]
 
 
-def render_html(document: Document, pictures: Mapping[str, bytes], selections: Sequence[int] = ()) -> str:
+def _compared(document: Document) -> tuple[str, list[comparison.Row]]:
+    """Heading and rows of what became of robustness."""
+    stands = "last standing student" if champion(document) else "last student, which was not promoted,"
+    head = f"Robustness: the {stands} of generation {compared(document)} against the first teacher"
+    return head, comparison.rows_of(document)
+
+
+def render_html(
+    document: Document,
+    pictures: Mapping[str, bytes],
+    selections: Sequence[int] = (),
+    evaluations: Sequence[int] = (),
+) -> str:
     """One page that needs nothing else: style and pictures (PNG by name) inside, no script, no request.
 
     `selections`: the generations whose page (`RunPaths.selection`) lies beside this one; 0 has one for all of them.
+    `evaluations`: the same of `RunPaths.robustness`; 0 has the first teacher's.
     """
+    links = {RunPaths("").selection(each): f"What was selected for {readers(each)}" for each in selections}
+    links |= {RunPaths("").robustness(each): f"Robustness of {_evaluated(each)}" for each in evaluations}
     figures = {name: html_figure(caption(name), png) for name, png in pictures.items()}
     body = [
         f"<h1>{html.escape(headline(document))}</h1>",
@@ -211,7 +245,8 @@ def render_html(document: Document, pictures: Mapping[str, bytes], selections: S
         figures.pop(ACCURACY, ""),
         "<h2>Generations</h2>",
         html_table(_generations(document)),
-        *(f'<p><a href="{_beside(each)}">What was selected for {readers(each)}</a></p>' for each in selections),
+        *comparison.as_html(*_compared(document)),
+        *(f'<p><a href="{key.rpartition("/")[2]}">{words}</a></p>' for key, words in links.items()),
         *figures.values(),
         "<h2>Stages</h2>",
         html_table(_stages(document)),
@@ -226,8 +261,8 @@ def readers(generation: int) -> str:
     return f"generation {generation}" if generation else "all generations"
 
 
-def _beside(generation: int) -> str:
-    return RunPaths("").selection(generation).rpartition("/")[2]
+def _evaluated(generation: int) -> str:
+    return f"the student of generation {generation}" if generation else "the first teacher"
 
 
 def caption(name: str) -> str:
@@ -241,7 +276,8 @@ def render_markdown(document: Document) -> str:
         f"# {plain(headline(document))}",
         "\n".join(f"- {plain(remark)}" for remark in _remarks(document)),
         f"## Generations\n\n{markdown_table(_generations(document))}",
+        comparison.as_markdown(*_compared(document)),
         f"## Stages\n\n{markdown_table(_stages(document))}",
         "## How to read this\n\n" + "\n".join(f"- {plain(note)}" for note in _NOTES),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"

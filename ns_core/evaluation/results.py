@@ -107,14 +107,18 @@ class Corruptions(Frozen):
     ce: dict[str, float]
     """Corruption -> CE, in percent; empty without a normaliser."""
     mce: Estimate | None
-    """Mean CE: with AlexNet only of the official files, all 15 at all 5 severities."""
+    """Mean CE: with AlexNet only of the official files, all 15 at all 5 severities; with the baseline only where it
+    errs on every corruption."""
     relative_mce: float | None
-    """The same of what corruption adds to the clean error."""
+    """The same of what corruption adds to the clean error; None without clean images, with something missing of
+    ImageNet-C, or where corruption costs the normaliser nothing."""
     comparable: bool
-    """Whether `mce` is the published figure: official ImageNet-C files, nothing missing, all 50,000 images."""
+    """Whether this is the published figure (`mce` of ImageNet-C, `mean_error` of CIFAR-10-C): official files, nothing
+    missing, all 50,000 or 10,000 images."""
     missing: list[str]
     """`fog` or `fog 3`: asked for or official, and not there."""
     images: int
+    """That all counted variants have; the figures are of these."""
     against_baseline: Paired | None = None
 
 
@@ -136,9 +140,14 @@ class Perturbations(Frozen):
     fr: dict[str, float]
     """Perturbation -> flip rate in percent."""
     mfr: Estimate | None
+    """Mean FR: with AlexNet only of all 10; with the baseline only where it flips under every perturbation."""
     comparable: bool
+    """Whether this is the published figure (`mfr` of ImageNet-P, `mean_flip_probability` of CIFAR-10-P): official
+    files, nothing missing, all 50,000 or 10,000 sequences."""
     missing: list[str]
+    """Asked for or official at difficulty 1, and not there."""
     sequences: int
+    """Source images that all counted perturbations have; the figures are of these."""
     against_baseline: Paired | None = None
 
 
@@ -158,6 +167,7 @@ class Gap(Frozen):
     """Something that should have been measured and was not; no mean is taken over it silently."""
 
     suite: str
+    """That of the scene; `baseline` where only a comparison is missing."""
     what: str
     """`fog 3`, a folder, a file."""
     reason: str

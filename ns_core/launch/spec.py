@@ -1,6 +1,5 @@
 """What a worker is told, as one JSON file: which stage, on what, where the store is."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from ns_core.artifacts import Frozen

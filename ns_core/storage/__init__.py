@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 from ns_core.errors import NotFound, UserError
+from ns_core.storage.keys import Stored
 from ns_core.storage.local import LocalStorage
 
 _RETRIES = 8
@@ -71,6 +72,9 @@ class Storage(Protocol):
 
     def list(self, prefix: str) -> Iterator[str]:
         """The keys that start with `prefix` ("" for all), sorted; never a temporary file."""
+
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        """What `list` names, in no order, with sizes and times; taken as it is read, for stores of any size."""
 
     def copy(self, source: str, target: str) -> None:
         """Store what `source` holds under `target` too, atomically; or `NotFound`. Moves no bytes through this

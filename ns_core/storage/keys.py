@@ -3,7 +3,19 @@
 A last part that starts with `.tmp-` is kept for files that are still being written.
 """
 
+from typing import NamedTuple
+
 TEMPORARY = ".tmp-"
+
+
+class Stored(NamedTuple):
+    """An object as a listing shows it."""
+
+    key: str
+    size: int
+    """Bytes."""
+    modified: float
+    """When it was last written, in Unix seconds by the clock of the store."""
 
 
 def checked_key(key: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from ns_core.errors import NotFound
-from ns_core.storage.keys import TEMPORARY, checked_folder, checked_key, checked_prefix
+from ns_core.storage.keys import TEMPORARY, Stored, checked_folder, checked_key, checked_prefix
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV)
 """What `link` says where a file system has no hard links, or no more of them."""
@@ -87,11 +87,13 @@ class LocalStorage:
         return None
 
     def list(self, prefix: str) -> Iterator[str]:
-        walk = os.walk(self._root / checked_prefix(prefix).rpartition("/")[0])
-        files = (Path(folder, name) for folder, _, names in walk for name in names)
-        kept = (file for file in files if not file.name.startswith(TEMPORARY))
-        keys = (file.relative_to(self._root).as_posix() for file in kept)
-        return iter(sorted(key for key in keys if key.startswith(prefix)))
+        return iter(sorted(key for key, _ in self._walk(checked_prefix(prefix))))
+
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        for key, file in self._walk(checked_prefix(prefix)):
+            with suppress(*_ABSENT):  # removed since
+                status = file.stat()
+                yield Stored(key, status.st_size, status.st_mtime)
 
     def copy(self, source: str, target: str) -> None:
         renamed = self._file(target)
@@ -123,6 +125,14 @@ class LocalStorage:
 
     def local_path(self, key: str) -> Path | None:
         return self._file(key)
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, Path]]:
+        """The keys that start with `prefix`, in no order, and their files."""
+        for folder, _, names in os.walk(self._root / prefix.rpartition("/")[0]):
+            for file in (Path(folder, name) for name in names if not name.startswith(TEMPORARY)):
+                key = file.relative_to(self._root).as_posix()
+                if key.startswith(prefix):
+                    yield key, file
 
     def _file(self, key: str) -> Path:
         return self._root / checked_key(key)

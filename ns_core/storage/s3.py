@@ -21,7 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ns_core.errors import NotFound, Unreachable, UserError
-from ns_core.storage.keys import checked_folder, checked_key, checked_prefix
+from ns_core.storage.keys import Stored, checked_folder, checked_key, checked_prefix
 from ns_core.storage.local import arriving
 
 _TRIES = 4
@@ -117,12 +117,12 @@ class S3Storage:
         return None
 
     def list(self, prefix: str) -> Iterator[str]:
-        request = {"Bucket": self._bucket, "Prefix": self._prefix + checked_prefix(prefix)}
-        with _plainly(f"{self.uri}/{prefix}"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(**request)
-            names = [item["Key"] for page in pages for item in page.get("Contents", ())]
-        # Servers that keep a directory tree list "a/b" before "a-b"; some show a folder as "a/".
-        return iter(sorted(name[len(self._prefix) :] for name in names if not name.endswith("/")))
+        # Servers that keep a directory tree list "a/b" before "a-b".
+        return iter(sorted(key for key, _ in self._listed(checked_prefix(prefix))))
+
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        for key, item in self._listed(checked_prefix(prefix)):
+            yield Stored(key, int(item["Size"]), item["LastModified"].timestamp())
 
     def copy(self, source: str, target: str) -> None:
         assert source != target, source
@@ -148,6 +148,15 @@ class S3Storage:
     def local_path(self, key: str) -> Path | None:
         checked_key(key)
         return None
+
+    def _listed(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The keys that start with `prefix` and what the server says of them, a page at a time."""
+        request = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        with _plainly(f"{self.uri}/{prefix}"):
+            for page in self._client.get_paginator("list_objects_v2").paginate(**request):
+                for item in page.get("Contents", ()):
+                    if not item["Key"].endswith("/"):  # some servers show a folder as "a/"
+                        yield item["Key"][len(self._prefix) :], item
 
     def _stream(self, named: dict[str, str], path: Path) -> bool:
         """One GET into a file, asked for again when the body breaks off; False for an object that several

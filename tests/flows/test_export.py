@@ -12,7 +12,8 @@ import pytest
 import timm
 import torch
 
-from flows.export import export, find_checkpoint
+from flows.checkpoints import find_checkpoint
+from flows.export import export
 from ns_core.artifacts import Paths, Record, commit
 from ns_core.errors import UserError
 from ns_core.evaluation.report import RunPaths

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from rich.console import Console
 from flows.live import LiveView, Pace, PlainView, print_summary, view
 from ns_core.errors import StageFailed
 from tasks.observe import StageOutcome
+from tests.example_document import example_document
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,14 +139,15 @@ def test_a_file_gets_whole_lines_and_progress_every_ten_seconds() -> None:
 def test_the_end_estimate_follows_the_last_minute_and_starts_anew_after_a_retry() -> None:
     clock = Clock()
     pace = Pace(clock)
-    assert pace.left(50, 1000) == ""  # resumed from step 50: those steps were not made now
+    assert pace.left({"done": 50, "total": 1000, "text": ""}) == ""  # resumed from step 50: those steps were not made now
     for done in (60, 70):
         clock.now += 100
-        slow = pace.left(done, 1000)
+        slow = pace.left({"done": done, "total": 1000, "text": ""})
     clock.now += 1
     assert slow == "2:35:00 left"
-    assert pace.left(80, 1000) == "0:01:32 left"
-    assert pace.left(0, 1000) == ""
+    assert pace.left({"done": 80, "total": 1000, "text": ""}) == "0:01:32 left"
+    assert pace.left({"done": 80, "total": 1000, "text": "fog 3: 9 images/s, 0:01:00 left"}) == "", "said once"
+    assert pace.left({"done": 0, "total": 1000, "text": ""}) == ""
 
 
 @pytest.fixture
@@ -195,13 +197,18 @@ def generation(index: int, test_top1: float, verdict: str) -> dict[str, object]:
     }
 
 
-def summary(*generations: dict[str, object], teacher: dict[str, object] | None = None) -> str:
+def summary(
+    *generations: dict[str, object],
+    teacher: dict[str, object] | None = None,
+    robustness: Sequence[dict[str, object]] = (),
+) -> str:
     stream = io.StringIO()
     document = {
         "first_teacher": teacher or model(0.91),
         "generations": list(generations),
         "stages": [{"state": "computed"}] * 9 + [{"state": "cached"}] * 4,
         "report": "s3://bucket/with a [bracket]/report.html",
+        "robustness": list(robustness),
     }
     print_summary(document, stream)
     return stream.getvalue()
@@ -217,6 +224,15 @@ def test_the_table_has_a_row_for_the_teacher_and_for_each_generation() -> None:
     assert ["g2", *figures, "93.5", "0.031", "23.4", "40.0", "1,234", "keep-teacher"] in rows
     assert "13 stages: 9 computed, 4 cached." in text
     assert "Report: s3://bucket/with a [bracket]/report.html\n" in text
+
+
+def test_robustness_against_the_first_teacher_is_a_table_of_its_own_and_tells_losses() -> None:
+    rows = example_document()["robustness"]
+    lines = [line.split() for line in summary(generation(1, 0.94, "promote"), robustness=rows).splitlines()]
+    assert ["FGSM", "at", "16/255", "top-1", "11.0", "5.0", "-6.0", "-9.0", "to", "-3.0", "worse"] in lines
+    figures = ["41.2", "27.0", "-14.2", "-16.2", "to", "-12.2", "better"]
+    assert ["corruptions", "made", "on", "the", "fly", "error", *figures] in lines
+    assert "student against" not in summary(generation(1, 0.94, "promote"))
 
 
 def test_a_figure_that_was_not_measured_is_a_dash() -> None:

@@ -6,10 +6,13 @@ import pytest
 from pydantic import ValidationError
 
 from ns_core.config import (
+    EXTRA_CORRUPTIONS,
+    EXTRA_PERTURBATIONS,
     Augmentation,
     DataConfig,
     EvaluateConfig,
     FinetuneConfig,
+    OfficialSets,
     Recipe,
     SelectConfig,
     StudentConfig,
@@ -94,7 +97,20 @@ def test_what_just_fits_is_taken() -> None:
 
 def test_an_unknown_corruption_is_refused() -> None:
     with pytest.raises(ValidationError, match="jpeg_compression"):
-        EvaluateConfig.model_validate({"corruptions": ["fog"]})
+        EvaluateConfig.model_validate({"corruptions": ["smoke"]})
+
+
+def test_extra_corruptions_and_perturbations_are_those_that_no_mean_counts() -> None:
+    assert EXTRA_CORRUPTIONS == ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+    assert EXTRA_PERTURBATIONS == ("speckle_noise", "gaussian_blur", "spatter", "shear")
+    assert not set(EvaluateConfig().corruptions) & set(EXTRA_CORRUPTIONS)
+    assert not set(EvaluateConfig().perturbations) & set(EXTRA_PERTURBATIONS)
+
+
+def test_where_official_files_lie_is_no_part_of_the_identity() -> None:
+    given = EvaluateConfig(official=OfficialSets(imagenet_c="/data/ImageNet-C", images="/data/val"))
+    assert given.official.given() == {"images": "/data/val", "imagenet_c": "/data/ImageNet-C"}
+    assert given.science() == EvaluateConfig().science()
 
 
 def test_finetuning_adds_no_noise_to_the_input() -> None:

@@ -1,12 +1,18 @@
-"""FGSM and PGD on real small models: the right direction, the right distance, and no traces left."""
+"""FGSM and PGD on real small models: the right direction, the right distance, foolbox's images, and no traces left."""
 
+import json
+
+import foolbox
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from ns_core.evaluation.attacks import fgsm, pgd_linf
+from ns_core.evaluation.attacks import Kind, adversarial, attack_settings, fgsm, pgd_linf
+
+EPS255 = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
+STEPS = 10
 
 
 class Normalised(nn.Module):
@@ -73,13 +79,13 @@ def test_adversarial_images_stay_in_the_ball_and_in_the_pixel_range(
     model, images, labels = digits
     generator = torch.Generator().manual_seed(0)
     for eps in (2 / 255, 0.3, 1.0):
-        for adversarial in (
+        for seen in (
             fgsm(model, images, labels, eps),
             pgd_linf(model, images, labels, eps, [eps / 4] * 10, generator),
         ):
-            assert (adversarial - images).abs().max().item() <= eps + 1e-6
-            assert adversarial.min().item() >= 0
-            assert adversarial.max().item() <= 1
+            assert (seen - images).abs().max().item() <= eps + 1e-6
+            assert seen.min().item() >= 0
+            assert seen.max().item() <= 1
 
 
 def test_accuracy_does_not_rise_with_eps_and_falls_to_nothing(
@@ -190,3 +196,85 @@ def test_eps_in_255_units_and_normalised_images_are_refused() -> None:
 def test_inference_mode_is_refused() -> None:
     with torch.inference_mode(), pytest.raises(AssertionError, match="inference_mode"):
         fgsm(linear_model(), torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), 0.1)
+
+
+def foolbox_images(model: nn.Module, images: Tensor, labels: Tensor, eps255: float, kind: Kind) -> Tensor:
+    """foolbox's FGSM, or its PGD with our steps."""
+    eps = eps255 / 255
+    attack = (
+        foolbox.attacks.LinfFastGradientAttack(random_start=False)
+        if kind == "fgsm"
+        else foolbox.attacks.LinfPGD(abs_stepsize=2.5 * eps / STEPS, steps=STEPS, random_start=False)
+    )
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    _, clipped, _ = attack(wrapped, images, labels, epsilons=eps)
+    assert isinstance(clipped, Tensor)
+    return clipped
+
+
+@pytest.mark.parametrize("kind", ["fgsm", "pgd"])
+@pytest.mark.parametrize("eps255", [1.0, 2.0, 4.0])
+def test_the_images_are_foolboxs_bit_for_bit(
+    digits: tuple[nn.Module, Tensor, Tensor], kind: Kind, eps255: float
+) -> None:
+    model, images, labels = digits
+    ours = adversarial(kind, model, images, labels, eps255, STEPS)
+    assert not torch.equal(ours, images)
+    assert torch.equal(ours, foolbox_images(model, images, labels, eps255, kind))
+
+
+@pytest.mark.parametrize("kind", ["fgsm", "pgd"])
+@pytest.mark.parametrize("eps255", [8.0, 16.0, 48.0])
+def test_the_accuracy_is_foolboxs_at_large_eps_too(
+    digits: tuple[nn.Module, Tensor, Tensor], kind: Kind, eps255: float
+) -> None:
+    model, images, labels = digits
+    ours = accuracy(model, images, adversarial(kind, model, images, labels, eps255, STEPS), labels)
+    assert ours == accuracy(model, images, foolbox_images(model, images, labels, eps255, kind), labels)
+    assert ours < accuracy(model, images, images, labels)
+
+
+def test_no_named_attack_leaves_its_ball_and_pgd_is_the_stronger_at_every_eps(
+    digits: tuple[nn.Module, Tensor, Tensor],
+) -> None:
+    model, images, labels = digits
+    curves: dict[Kind, list[float]] = {"fgsm": [], "pgd": []}
+    for kind, curve in curves.items():
+        for eps255 in EPS255:
+            seen = adversarial(kind, model, images, labels, eps255, STEPS)
+            assert (seen - images).abs().max().item() <= eps255 / 255 + 1e-6
+            curve.append(accuracy(model, images, seen, labels))
+        assert curve == sorted(curve, reverse=True)
+    assert all(ten <= one for one, ten in zip(curves["fgsm"], curves["pgd"], strict=True))
+    assert curves["pgd"][-1] < curves["fgsm"][-1] or curves["fgsm"][-1] == 0
+    assert curves["pgd"][0] == accuracy(model, images, images, labels), "eps 0 attacks nothing"
+
+
+def test_pgd_reaches_the_border_of_its_ball_with_any_number_of_steps(
+    digits: tuple[nn.Module, Tensor, Tensor],
+) -> None:
+    model, images, labels = digits
+    for steps in (1, 3, 20):
+        seen = adversarial("pgd", model, images, labels, 4.0, steps)
+        assert (seen - images).abs().max().item() == pytest.approx(4 / 255, abs=1e-6)
+
+
+def test_an_image_is_attacked_alone_as_in_its_batch_but_for_rounding(
+    digits: tuple[nn.Module, Tensor, Tensor],
+) -> None:
+    model, images, labels = digits
+    together = adversarial("pgd", model, images, labels, 2.0, STEPS)
+    alone = torch.cat([adversarial("pgd", model, images[i : i + 1], labels[i : i + 1], 2.0, STEPS) for i in range(50)])
+    assert accuracy(model, images[:50], alone, labels[:50]) == accuracy(model, images[:50], together[:50], labels[:50])
+    assert (alone == together[:50]).float().mean().item() > 0.99
+
+
+def test_the_settings_in_a_report_name_all_that_one_needs_to_attack_again() -> None:
+    fast, strong = attack_settings("fgsm", 10, 32), attack_settings("pgd", 10, 224)
+    assert (fast["steps"], fast["step_size"], fast["size"]) == (1, "eps", 32)
+    assert (strong["steps"], strong["step_size"], strong["size"]) == (10, "2.5 * eps / 10", 224)
+    for settings in (fast, strong):
+        assert settings["norm"] == "Linf"
+        assert settings["random_start"] is False
+        assert "clean mistakes count as errors" in str(settings["counting"])
+        json.dumps(settings)

@@ -14,9 +14,6 @@ from tests.example_document import example_document, supervised_document
 
 Draw = Callable[[Path], None]
 
-TEACHER = {"gaussian_noise": {"1": 0.3, "5": 0.5}, "contrast": {"1": 0.2, "5": 0.3}}
-STUDENT = {"gaussian_noise": {"1": 0.2, "5": 0.4}, "contrast": {"1": 0.2, "5": 0.4}}
-
 
 def pixels(tmp_path: Path, draw: Draw) -> NDArray[np.uint8]:
     """The decoded picture, uint8[H,W,3]."""
@@ -34,7 +31,6 @@ def accuracy(document: dict[str, Any]) -> Draw:
 CHARTS: dict[str, Draw] = {
     "accuracy": accuracy(example_document()),
     "accuracy of a run without generations": accuracy(supervised_document()),
-    "corruptions": lambda path: pictures.corruption_bars(path, TEACHER, STUDENT),
 }
 
 
@@ -67,17 +63,8 @@ def other_verdict() -> dict[str, Any]:
     [
         ("accuracy", accuracy(other_accuracy())),
         ("accuracy", accuracy(other_verdict())),
-        ("corruptions", lambda path: pictures.corruption_bars(path, TEACHER, TEACHER)),
     ],
 )
 def test_other_data_give_another_picture(tmp_path: Path, name: str, other: Draw) -> None:
     one, another = pixels(tmp_path, CHARTS[name]), pixels(tmp_path, other)
     assert one.shape != another.shape or (one != another).any()
-
-
-def test_bars_show_the_mean_over_severities_of_corruptions_that_both_have(tmp_path: Path) -> None:
-    spread = {"gaussian_noise": {"1": 0.1, "5": 0.7}, "contrast": {"3": 0.25}, "unknown": {"1": 1.0}}
-    np.testing.assert_array_equal(
-        pixels(tmp_path, lambda path: pictures.corruption_bars(path, TEACHER, STUDENT)),
-        pixels(tmp_path, lambda path: pictures.corruption_bars(path, spread, STUDENT)),
-    )

@@ -12,6 +12,7 @@ from ns_core.evaluation.report import (
     caption,
     champion,
     change,
+    compared,
     figures_of,
     headline,
     percent,
@@ -102,9 +103,22 @@ def test_shares_as_percent() -> None:
 def test_both_forms_show_each_teacher_and_student_with_all_figures() -> None:
     document = example_document()
     document["generations"][0]["student"]["test_interval"] = [0.878, 0.934]
-    measured = ["ns_efficientnet_s", "90.3 %", "91.0 % (87.8-93.4)", "0.052", "30.1 %", "22.2 %"]
+    measured = ["ns_efficientnet_s", "90.3 %", "91.0 % (87.8-93.4)", "0.052", "30.1 %", "7.5 %", "22.2 %", "2.2 %"]
     wanted = [
-        ["1", "teacher", "ns_efficientnet_xs", "85.0 %", "85.8 %", "0.071", "41.2 %", "11.0 %", "", ""],
+        [
+            "1",
+            "teacher",
+            "ns_efficientnet_xs",
+            "85.0 %",
+            "85.8 %",
+            "0.071",
+            "41.2 %",
+            "10.3 %",
+            "11.0 %",
+            "1.1 %",
+            "",
+            "",
+        ],
         ["1", "student", *measured, "812 / 1,100", "promote"],
         ["3", "teacher", *measured, "", ""],
     ]
@@ -130,6 +144,36 @@ def test_both_forms_list_every_stage_and_their_sum() -> None:
         assert table[-1] == ["all", "2 of 18 cached", "", "", "193.2"]
 
 
+def test_both_forms_tell_the_student_against_the_first_teacher_and_call_a_loss_a_loss() -> None:
+    document = example_document()
+    head = "Robustness: the last standing student of generation 3 against the first teacher"
+    loss = (
+        "Less robust under FGSM at 16/255: top-1 accuracy 5.0 % after 11.0 %, -6.0 points (95 % interval -9.0 to -3.0)."
+    )
+    page, text = Page(render_html(document, {})), render_markdown(document)
+    assert head in page.words
+    assert f"## {head}" in text.splitlines()
+    assert loss in page.words
+    assert f"- {loss}" in text.splitlines()
+    cells = ["worse", "11.0 %", "5.0 %", "-6.0", "-9.0 to -3.0", "0.002", "400"]
+    for rows in (page.rows, markdown_rows(text)):
+        assert ["FGSM at 16/255", "top-1 accuracy", *cells] in rows
+
+
+def test_where_no_student_was_promoted_the_last_one_is_compared_and_that_is_said() -> None:
+    document = with_verdicts("keep-teacher", "keep-teacher", "stop")
+    assert compared(document) == 3
+    assert compared(with_verdicts("promote", "keep-teacher", "stop")) == 1
+    assert compared(supervised_document()) == 0
+    head = "Robustness: the last student, which was not promoted, of generation 3 against the first teacher"
+    assert head in Page(render_html(document, {})).words
+
+
+def test_a_run_without_generations_compares_nothing() -> None:
+    for text in (render_html(supervised_document(), {}), render_markdown(supervised_document())):
+        assert "Robustness" not in text
+
+
 def test_both_forms_say_what_test_and_corruption_figures_are_not_for() -> None:
     for text in (render_html(example_document(), {}), render_markdown(example_document())):
         assert "The test split is for this report only" in text
@@ -138,7 +182,7 @@ def test_both_forms_say_what_test_and_corruption_figures_are_not_for() -> None:
 
 def test_a_run_without_generations_has_one_row_and_dashes_for_what_was_not_measured() -> None:
     document = supervised_document()
-    row = ["0", "first teacher", "ns_efficientnet_xs", "85.0 %", "85.8 %", "0.071", "-", "-", "", ""]
+    row = ["0", "first teacher", "ns_efficientnet_xs", "85.0 %", "85.8 %", "0.071", "-", "-", "-", "-", "", ""]
     for rows in (Page(render_html(document, {})).rows, markdown_rows(render_markdown(document))):
         assert rows[1] == row
         assert rows[2][0] == "stage"
@@ -166,6 +210,12 @@ def test_the_page_leads_to_those_of_the_selections_that_lie_beside_it() -> None:
     paths = RunPaths("digits-20261123-080000-0000")
     assert [f"{paths.folder}/{link}" for link in page.links] == [paths.selection(1), paths.selection(3)]
     assert "What was selected for generation 3" in page.words
+
+
+def test_the_page_leads_to_those_of_the_evaluations_that_lie_beside_it() -> None:
+    page = Page(render_html(example_document(), {}, [1], [0, 3]))
+    assert page.links == ["selection-g1.html", "robustness-g0.html", "robustness-g3.html"]
+    assert {"Robustness of the first teacher", "Robustness of the student of generation 3"} <= set(page.words)
 
 
 def hostile_document() -> dict[str, Any]:

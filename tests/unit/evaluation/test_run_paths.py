@@ -22,8 +22,8 @@ def store(tmp_path: Path, *runs: str) -> Storage:
 def test_all_files_of_a_run_lie_in_one_folder_of_their_own() -> None:
     paths = RunPaths(NEW)
     keys = {paths.document, paths.html, paths.markdown, paths.picture("a"), paths.picture("b")}
-    keys |= {paths.selection(1), paths.selection(2)}
-    assert len(keys) == 7
+    keys |= {paths.selection(1), paths.selection(2), paths.robustness(1), paths.robustness(2)}
+    assert len(keys) == 9
     assert all(key.startswith(f"runs/{NEW}/") for key in keys)
 
 

@@ -1,0 +1,140 @@
+"""The evaluation of one checkpoint, alone or against another: what `noisy-student evaluate` runs.
+
+In: a checkpoint in words, the suites as an `EvaluateConfig`. Out: an `Evaluation`, and what the tasks left in the
+store, in MLflow and in Prefect. A network from elsewhere is imported first; a baseline is evaluated with the same
+settings on the same images, so that the comparison is paired.
+"""
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Failed
+
+from flows import place
+from flows.official import official_inputs
+from flows.results import FIGURES
+from flows.subject import Subject, find_baseline, find_subject, measurable
+from ns_core.artifacts import Artifact, Checkpoint, Frozen, Imported, Report
+from ns_core.config import EvaluateConfig, Recipe
+from ns_core.errors import UserError
+from ns_core.storage import open_storage
+from tasks.evaluate_robustness import evaluate_robustness
+from tasks.evaluation_run import open_checkpoint, open_evaluation
+from tasks.import_checkpoint import import_checkpoint
+from tasks.observe import StageOutcome, current
+from tasks.robustness_report import report_robustness
+from tasks.run import Run, StageCall
+from tasks.tracking import finish, log_generation
+
+STANDARD = EvaluateConfig()
+
+
+class Evaluation(Frozen):
+    """What an evaluation returns."""
+
+    run_id: str
+    checkpoint: str
+    """`stage/fingerprint` of the checkpoint in the store."""
+    model: str
+    report: Report
+    generation: int
+    """The report's page is that of this generation; 1 where a baseline is generation 0."""
+    baseline: Report | None
+    stages: list[StageOutcome]
+
+
+def _name() -> str:
+    """The run's own name; for a run of a worker one that a retry gives again."""
+    run = place.given()
+    if run is not None:
+        return run.run_id
+    words = str(flow_run.parameters["checkpoint"])
+    return place.run_id(f"evaluate-{words}", flow_run.scheduled_start_time, str(flow_run.id)[-4:])
+
+
+@flow(name="evaluate", flow_run_name=_name)
+def evaluate(
+    checkpoint: str,
+    config: EvaluateConfig = STANDARD,
+    against: str = "",
+    weights: str = "",
+    pretrained: bool = False,
+    classes: str = "",
+) -> Evaluation | State[Evaluation]:
+    """The whole robustness evaluation of one checkpoint.
+
+    Args:
+        checkpoint: a run of this store or `latest`, `RUN:teacher`, `RUN:student2`, `STAGE/FINGERPRINT`, a folder, or
+            `timm:NAME`
+        config: suites, budgets, and the folders of official sets
+        against: another checkpoint of the store or a folder, for paired figures; none by default
+        weights: file with the weights of `timm:NAME`
+        pretrained: download timm's own weights of `timm:NAME` instead
+        classes: file with its class names, one a line; ImageNet's by default
+    """
+    run = place.given()
+    in_worker = run is None
+    try:
+        if run is None:
+            run = place.in_worker(Recipe(), flow_run.name)
+        storage = open_storage(run.store)
+        subject = find_subject(checkpoint, storage, weights, pretrained, classes)
+        other = find_baseline(against, storage) if against else None
+        return _evaluated(run, config, subject, other)
+    except UserError as error:
+        if not in_worker:
+            raise
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))
+
+
+def _evaluated(run: Run, config: EvaluateConfig, subject: Subject, other: Subject | None) -> Evaluation:
+    """Both checkpoints in the store, then both reports, the baseline's first."""
+    config, official = measurable(config, subject), official_inputs(config)
+    checkpoint, baseline = _held(run, subject), _held(run, other) if other else None
+    identity = {"checkpoint": checkpoint.fingerprint, **official}
+    if baseline is not None:
+        identity["against"] = baseline.fingerprint
+    if subject.dataset is not None:
+        identity["dataset"] = subject.dataset.fingerprint
+    name = f"evaluate-{subject.name}"
+    run = open_evaluation(run, name, config, identity)
+
+    def report(one: Checkpoint, generation: int, **inputs: Artifact) -> Report:
+        if subject.dataset is not None:
+            inputs["dataset"] = subject.dataset
+        child = open_checkpoint(run, name, config, generation)
+        call = StageCall(run, generation, config, {"checkpoint": one, **inputs}, official, child)
+        made = evaluate_robustness(call)
+        report_robustness(call, made)
+        log_generation(run, generation, {figure: made.result.get(figure) for figure in FIGURES})
+        return made
+
+    try:
+        before = report(baseline, 0) if baseline else None
+        generation = 1 if before else 0
+        after = report(checkpoint, generation, **({"baseline": before} if before else {}))
+        log_generation(run, 0, {figure: after.result.get(figure) for figure in FIGURES}, "final")
+    except BaseException:
+        finish(run, "FAILED")
+        raise
+    finish(run, "FINISHED")
+    return Evaluation(
+        run_id=run.run_id,
+        checkpoint=f"{checkpoint.stage}/{checkpoint.fingerprint}",
+        model=checkpoint.result["model"],
+        report=after,
+        generation=generation,
+        baseline=before,
+        stages=current().ledger,
+    )
+
+
+def _held(run: Run, subject: Subject) -> Checkpoint:
+    """The checkpoint in the store, imported if it is from elsewhere."""
+    if subject.held is not None:
+        return subject.held
+    assert subject.foreign is not None
+    imported: Imported = import_checkpoint(StageCall(run, 0, subject.foreign, {}, subject.digests))
+    return imported

@@ -13,7 +13,7 @@ from typing import Any
 
 from ns_core.artifacts import Finetuned, Imported, Paths, Record, Student, Teacher, damage
 from ns_core.errors import NotFound, UserError, nearest
-from ns_core.evaluation.report import RunPaths, champion, figures_of, find_run
+from ns_core.evaluation.reports.report import RunPaths, champion, figures_of, find_run
 from ns_core.fingerprint import SHORT
 from ns_core.localize import localize
 from ns_core.models.export.request import Facts

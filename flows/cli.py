@@ -217,7 +217,7 @@ def _recipes(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from ns_core.evaluation.report import RunPaths, find_run
+    from ns_core.evaluation.reports.report import RunPaths, find_run
     from ns_core.storage import open_storage
 
     _, store = _home_and_store(options)

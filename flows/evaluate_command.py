@@ -189,7 +189,7 @@ def _measured(config: "EvaluateConfig", subject: "Subject", suites: list[str] | 
     """The settings with the suites that are chosen. Raises `UserError` for one that cannot be measured."""
     from flows.subject import FIELDS, measurable, only
     from ns_core.errors import UserError, nearest
-    from ns_core.evaluation import autoattack_package
+    from ns_core.evaluation.attacks import autoattack_package
 
     if suites is not None:
         for name in suites:
@@ -210,8 +210,8 @@ def _measured(config: "EvaluateConfig", subject: "Subject", suites: list[str] | 
 def _document(made: "Evaluation", storage: "Storage") -> dict[str, Any]:
     """What `--json` prints."""
     from ns_core.artifacts import load
-    from ns_core.evaluation.report import RunPaths
     from ns_core.evaluation.report_file import REPORT, read_report
+    from ns_core.evaluation.reports.report import RunPaths
 
     record = load(storage, made.report.paths)
     assert record is not None, f"{made.report.paths.folder} was in the store a moment ago"

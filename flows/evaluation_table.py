@@ -12,9 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ns_core.evaluation import robustness_tables
+from ns_core.evaluation.reports import robustness_tables
+from ns_core.evaluation.reports.robustness_tables import name_of
 from ns_core.evaluation.results import RobustnessReport
-from ns_core.evaluation.robustness_tables import name_of
 from ns_core.fingerprint import SHORT
 
 PLAIN_TABLE_WIDTH = 110

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from ns_core.evaluation.comparison import Row, points, rows_of
+from ns_core.evaluation.reports.comparison import Row, points, rows_of
 
 if TYPE_CHECKING:
     from tasks.observe import Listener, StageOutcome

@@ -14,11 +14,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from ns_core.artifacts import Frozen, Report
-from ns_core.evaluation.comparison import CLEAN_TEST, Row
-from ns_core.evaluation.report import ACCURACY, RunPaths, champion, compared, render_html, render_markdown
 from ns_core.evaluation.report_file import REPORT, read_report
-from ns_core.evaluation.robustness_change import changes
-from ns_core.evaluation.selection_report import GALLERY, PICTURES
+from ns_core.evaluation.reports.comparison import CLEAN_TEST, Row
+from ns_core.evaluation.reports.report import ACCURACY, RunPaths, champion, compared, render_html, render_markdown
+from ns_core.evaluation.reports.robustness_change import changes
+from ns_core.evaluation.reports.selection_report import GALLERY, PICTURES
 from ns_core.storage import Storage, open_storage
 from tasks.advisory import show_in_prefect, tried
 from tasks.artifact_files import ArtifactFiles
@@ -105,7 +105,7 @@ def _evaluation(document: Mapping[str, Any], generation: int) -> Report:
 
 def _pictures(storage: Storage, document: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     """Title -> PNG file of every picture that could be made."""
-    from ns_core.evaluation import pictures, robustness_pictures
+    from ns_core.evaluation.reports import pictures, robustness_pictures
 
     def corruptions(path: Path) -> None:
         both = [_evaluation(document, index) for index in (0, compared(document))]

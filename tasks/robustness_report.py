@@ -13,12 +13,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from ns_core.artifacts import Report
-from ns_core.evaluation.examples import EXAMPLES, Example, read_examples
-from ns_core.evaluation.report import RunPaths
 from ns_core.evaluation.report_file import REPORT, read_report
+from ns_core.evaluation.reports.examples import EXAMPLES, Example, read_examples
+from ns_core.evaluation.reports.report import RunPaths
+from ns_core.evaluation.reports.robustness_report import WORST_CLASSES, Evaluated, render_html, render_markdown
+from ns_core.evaluation.reports.robustness_tables import corruption_suites, name_of, perturbation_suites
 from ns_core.evaluation.results import RobustnessReport
-from ns_core.evaluation.robustness_report import WORST_CLASSES, Evaluated, render_html, render_markdown
-from ns_core.evaluation.robustness_tables import corruption_suites, name_of, perturbation_suites
 from ns_core.storage import open_storage
 from tasks.advisory import show_in_prefect, tried
 from tasks.artifact_files import ArtifactFiles
@@ -81,7 +81,7 @@ def _drawn(evaluated: Evaluated, folder: Path) -> dict[str, Path]:
 
 def _makers(now: RobustnessReport, before: RobustnessReport | None) -> dict[str, tuple[str, Draw]]:
     """Caption -> name of the file, and who draws it."""
-    from ns_core.evaluation import robustness_pictures as pictures
+    from ns_core.evaluation.reports import robustness_pictures as pictures
 
     makers: dict[str, tuple[str, Draw]] = {}
     draw: Draw

@@ -14,10 +14,10 @@ from prefect.cache_policies import NO_CACHE
 from ns_core.artifacts import Artifact, Selection
 from ns_core.data.index import INDEX
 from ns_core.data.reading import SELECTED
-from ns_core.evaluation import gallery
-from ns_core.evaluation.report import RunPaths
-from ns_core.evaluation.selection_classes import ClassFigures, read_classes, shown_classes
-from ns_core.evaluation.selection_report import (
+from ns_core.evaluation.reports import gallery
+from ns_core.evaluation.reports.report import RunPaths
+from ns_core.evaluation.reports.selection_classes import ClassFigures, read_classes, shown_classes
+from ns_core.evaluation.reports.selection_report import (
     GALLERY,
     GALLERY_CLASSES,
     PICTURES,
@@ -25,7 +25,7 @@ from ns_core.evaluation.selection_report import (
     render_html,
     render_markdown,
 )
-from ns_core.evaluation.selection_survey import survey
+from ns_core.evaluation.reports.selection_survey import survey
 from ns_core.storage import Storage, open_storage
 from tasks.advisory import show_in_prefect, tried
 from tasks.artifact_files import ArtifactFiles
@@ -88,7 +88,7 @@ def _drawn(
     selected: Selected, shown: list[ClassFigures], shots: dict[int, list[gallery.Thumbnail]], folder: Path
 ) -> dict[str, Path]:
     """Name of `PICTURES` -> PNG file, of those that could be made."""
-    from ns_core.evaluation import selection_pictures as pictures
+    from ns_core.evaluation.reports import selection_pictures as pictures
 
     makers = {
         "confidence_histogram": partial(pictures.confidence_histogram, survey=selected.survey),

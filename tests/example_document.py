@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ns_core.evaluation.comparison import verdict
+from ns_core.evaluation.reports.comparison import verdict
 from ns_core.fingerprint import digest
 
 STAGES = (

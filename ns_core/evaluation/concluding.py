@@ -11,13 +11,13 @@ from pydantic import JsonValue
 
 from ns_core.config import EvaluateConfig
 from ns_core.errors import StageFailed, UserError
-from ns_core.evaluation.attacks import Kind, attack_settings
-from ns_core.evaluation.examples import EXAMPLES, collect, write_examples
-from ns_core.evaluation.gate import GateDecision, GateLimits
+from ns_core.evaluation.attacks.gradients import Kind, attack_settings
+from ns_core.evaluation.figures.gate import GateDecision, GateLimits
+from ns_core.evaluation.figures.score import Facts, gate_of, headline, score
 from ns_core.evaluation.plan import HOLDOUT, Plan
 from ns_core.evaluation.report_file import ReportFile, read_report, write_report
+from ns_core.evaluation.reports.examples import EXAMPLES, collect, write_examples
 from ns_core.evaluation.results import RobustnessReport
-from ns_core.evaluation.score import Facts, gate_of, headline, score
 from ns_core.evaluation.tables import Tables
 from ns_core.models.checkpoint import ModelCard
 from ns_core.stage import StageContext, log

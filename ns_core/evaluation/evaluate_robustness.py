@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from ns_core.config import EvaluateConfig
 from ns_core.data.dataset import Images
 from ns_core.errors import NotFound, StageFailed
-from ns_core.evaluation.autoattack_package import require
+from ns_core.evaluation.attacks.autoattack_package import require
 from ns_core.evaluation.concluding import Baseline, Conclusion
 from ns_core.evaluation.corruptions import corrupt
 from ns_core.evaluation.measuring import Measuring

@@ -17,10 +17,10 @@ from ns_core.data.images import CorruptImage
 from ns_core.data.ordered import in_order
 from ns_core.data.transforms import eval_view
 from ns_core.evaluation.answers import Logits, check_finite, masked, predictions
+from ns_core.evaluation.figures.stability import Stability, stability
 from ns_core.evaluation.on_the_fly import clip_of, picture_of
 from ns_core.evaluation.samples import Clips, Pixels, Samples, View
 from ns_core.evaluation.sources import reading
-from ns_core.evaluation.stability import Stability, stability
 from ns_core.evaluation.tables import Predictions, Sequences
 from ns_core.models.predict import Predictor
 

@@ -11,8 +11,8 @@ from functools import cached_property
 from torch import nn
 
 from ns_core.config import EvaluateConfig
-from ns_core.evaluation.attacking import SUITES as ATTACKS
-from ns_core.evaluation.attacking import Attack, Attacker
+from ns_core.evaluation.attacks.attacking import SUITES as ATTACKS
+from ns_core.evaluation.attacks.attacking import Attack, Attacker
 from ns_core.evaluation.looking import Looker, Views
 from ns_core.evaluation.plan import Plan, Unit, cost
 from ns_core.evaluation.saved_tables import SavedTables

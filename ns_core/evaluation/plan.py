@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ns_core.config import EvaluateConfig
 from ns_core.data.dataset import Images
 from ns_core.errors import UserError
-from ns_core.evaluation.attacking import SUITES as ATTACKS
+from ns_core.evaluation.attacks.attacking import SUITES as ATTACKS
 from ns_core.evaluation.draw import subset
 from ns_core.evaluation.on_the_fly import Corrupted, Perturbed, Prepared
 from ns_core.evaluation.results import Gap

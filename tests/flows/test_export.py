@@ -16,7 +16,7 @@ from flows.checkpoints import find_checkpoint
 from flows.export import export
 from ns_core.artifacts import Paths, Record, commit
 from ns_core.errors import UserError
-from ns_core.evaluation.report import RunPaths
+from ns_core.evaluation.reports.report import RunPaths
 from ns_core.fingerprint import canonical_json
 from ns_core.models.checkpoint import CARD, WEIGHTS, ModelCard, save_checkpoint
 from ns_core.models.factory import create_network

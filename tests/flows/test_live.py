@@ -139,7 +139,9 @@ def test_a_file_gets_whole_lines_and_progress_every_ten_seconds() -> None:
 def test_the_end_estimate_follows_the_last_minute_and_starts_anew_after_a_retry() -> None:
     clock = Clock()
     pace = Pace(clock)
-    assert pace.left({"done": 50, "total": 1000, "text": ""}) == ""  # resumed from step 50: those steps were not made now
+    assert (
+        pace.left({"done": 50, "total": 1000, "text": ""}) == ""
+    )  # resumed from step 50: those steps were not made now
     for done in (60, 70):
         clock.now += 100
         slow = pace.left({"done": done, "total": 1000, "text": ""})

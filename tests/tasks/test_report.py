@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ns_core.config import ComputeConfig
-from ns_core.evaluation.comparison import Row
-from ns_core.evaluation.report import RunPaths
 from ns_core.evaluation.report_file import write_report as write_file
+from ns_core.evaluation.reports.comparison import Row
+from ns_core.evaluation.reports.report import RunPaths
 from ns_core.storage import open_storage
 from tests.evaluation_tables import evaluation, written
 from tests.example_document import example_document

@@ -8,9 +8,9 @@ import pytest
 
 from ns_core.artifacts import Record, Report
 from ns_core.config import ComputeConfig, EvaluateConfig
-from ns_core.evaluation.examples import EXAMPLES, Example, write_examples
-from ns_core.evaluation.report import RunPaths
 from ns_core.evaluation.report_file import write_report
+from ns_core.evaluation.reports.examples import EXAMPLES, Example, write_examples
+from ns_core.evaluation.reports.report import RunPaths
 from ns_core.evaluation.results import RobustnessReport
 from ns_core.evaluation.tables import Scene
 from ns_core.storage import open_storage

@@ -9,7 +9,7 @@ import pytest
 
 from ns_core.artifacts import Dataset, Record, Selection, commit, new_attempt, timed_record
 from ns_core.config import ComputeConfig, SelectConfig
-from ns_core.evaluation.report import RunPaths
+from ns_core.evaluation.reports.report import RunPaths
 from ns_core.storage import Storage, open_storage
 from tests.page_parser import Page
 from tests.selection_builders import Built, built

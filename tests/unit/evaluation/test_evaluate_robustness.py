@@ -20,9 +20,9 @@ from ns_core.data.reading import ShardReader
 from ns_core.data.rows import OneHot, rows_of
 from ns_core.errors import StageFailed, UserError
 from ns_core.evaluation import evaluate_robustness
-from ns_core.evaluation.attacks import adversarial
-from ns_core.evaluation.examples import read_examples
+from ns_core.evaluation.attacks.gradients import adversarial
 from ns_core.evaluation.report_file import ReportFile, read_report
+from ns_core.evaluation.reports.examples import read_examples
 from ns_core.evaluation.tables import Scene, Tables, write_table
 from ns_core.models.checkpoint import ModelCard, Normalize, load_checkpoint, save_checkpoint
 from ns_core.models.factory import create_network
@@ -362,7 +362,7 @@ def test_a_package_that_is_missed_is_told_before_anything_is_looked_at(
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("ns_core.evaluation.autoattack_package.version", missing)
+    monkeypatch.setattr("ns_core.evaluation.attacks.autoattack_package.version", missing)
     with pytest.raises(UserError, match="autoattack needs the package"):
         _run(tmp_path, {**SMALL, "autoattack_eps": (1.0,)}, dataset=digits_folder, checkpoint=checkpoint)
     assert not _saved(tmp_path)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ns_core.data.transforms import eval_view
+from ns_core.evaluation.figures.stability import stability
 from ns_core.evaluation.looking import Looker, Views
-from ns_core.evaluation.stability import stability
 from ns_core.evaluation.tables import Predictions, Sequences
 from ns_core.models.checkpoint import ModelCard
 from ns_core.models.fast import fast_predictor

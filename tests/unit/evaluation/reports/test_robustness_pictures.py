@@ -1,0 +1,101 @@
+"""Pictures of an evaluation: PNG files of a readable size that show the data they were given."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from ns_core.evaluation.reports import robustness_pictures as pictures
+from ns_core.evaluation.results import Accuracy, Corruptions, Perturbations
+from tests.robustness_reports import accuracy, corruptions, estimate, perturbations, student_report, teacher_report
+
+Draw = Callable[[Path], None]
+
+NOW, BEFORE = student_report(), teacher_report()
+ERRORS, FLIPS, CLEAN = corruptions(1.0), perturbations(1.0), accuracy(0.91)
+OTHER_ERRORS, OTHER_FLIPS, OTHER_CLEAN = corruptions(1.3), perturbations(1.4), accuracy(0.85, ece=0.08)
+
+
+def severity(now: Corruptions, before: Corruptions | None = None) -> Draw:
+    return lambda path: pictures.severity_curves(path, now, before)
+
+
+def bars(now: Corruptions, before: Corruptions | None = None, student: str = "this checkpoint") -> Draw:
+    return lambda path: pictures.corruption_bars(path, now, before, ("baseline", student))
+
+
+def flips(now: Perturbations, before: Perturbations | None = None) -> Draw:
+    return lambda path: pictures.flip_bars(path, now, before)
+
+
+def classes(worst: int = 20, alone: bool = False) -> Draw:
+    return lambda path: pictures.class_bars(path, NOW, None if alone else BEFORE, worst)
+
+
+def attacks(alone: bool = False) -> Draw:
+    return lambda path: pictures.attack_curves(path, NOW.attacks, {} if alone else BEFORE.attacks)
+
+
+def confidence(now: Accuracy, before: Accuracy | None = None) -> Draw:
+    return lambda path: pictures.confidence_curves(path, now, before)
+
+
+CHARTS: dict[str, tuple[Draw, Draw]] = {
+    "curves by severity": (severity(ERRORS, OTHER_ERRORS), severity(OTHER_ERRORS, OTHER_ERRORS)),
+    "curves without a baseline": (severity(ERRORS), severity(ERRORS, OTHER_ERRORS)),
+    "bars of corruptions": (bars(ERRORS, OTHER_ERRORS), bars(OTHER_ERRORS, ERRORS)),
+    "bars without a baseline": (bars(ERRORS), bars(OTHER_ERRORS)),
+    "bars by other names": (bars(ERRORS, OTHER_ERRORS, "the student"), bars(ERRORS, OTHER_ERRORS)),
+    "bars of perturbations": (flips(FLIPS, OTHER_FLIPS), flips(FLIPS)),
+    "bars of classes": (classes(), classes(worst=3)),
+    "bars of classes without a baseline": (classes(alone=True), classes()),
+    "curves of attacks": (attacks(), attacks(alone=True)),
+    "calibration": (confidence(CLEAN, OTHER_CLEAN), confidence(OTHER_CLEAN, CLEAN)),
+    "calibration without a baseline": (confidence(CLEAN), confidence(CLEAN, OTHER_CLEAN)),
+}
+"""Name -> a chart, and one of other data."""
+
+
+def pixels(tmp_path: Path, draw: Draw) -> NDArray[np.uint8]:
+    """The decoded picture, uint8[H,W,3]."""
+    path = tmp_path / "picture.png"
+    draw(path)
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_chart_is_a_png_about_900_pixels_wide_that_shows_its_data(tmp_path: Path, name: str) -> None:
+    chart, other = (pixels(tmp_path, draw) for draw in CHARTS[name])
+    height, width, _ = chart.shape
+    assert 850 <= width <= 950
+    assert 250 <= height <= 1000
+    assert chart.shape != other.shape or (chart != other).any()
+
+
+def test_the_same_data_give_the_same_picture(tmp_path: Path) -> None:
+    draw = severity(ERRORS, OTHER_ERRORS)
+    np.testing.assert_array_equal(pixels(tmp_path, draw), pixels(tmp_path, draw))
+
+
+def test_two_networks_are_compared_on_the_corruptions_that_both_have(tmp_path: Path) -> None:
+    means = {**OTHER_ERRORS.means, "unknown": 1.0}
+    np.testing.assert_array_equal(
+        pixels(tmp_path, bars(ERRORS, OTHER_ERRORS)),
+        pixels(tmp_path, bars(ERRORS, OTHER_ERRORS.model_copy(update={"means": means}))),
+    )
+
+
+def test_a_severity_that_is_missing_leaves_a_gap_and_no_error(tmp_path: Path) -> None:
+    errors = {**ERRORS.errors, "fog": {"1": 0.1, "5": 0.5}, "frost": {"3": 0.4}}
+    part = ERRORS.model_copy(update={"errors": errors, "mean_error": None})
+    assert (pixels(tmp_path, severity(part, OTHER_ERRORS)) != pixels(tmp_path, severity(ERRORS, OTHER_ERRORS))).any()
+
+
+def test_a_baseline_that_was_attacked_otherwise_leaves_its_part_out(tmp_path: Path) -> None:
+    other = {"autoattack": NOW.attacks["fgsm"].model_copy(update={"top1": {"4": estimate(0.1)}})}
+    pixels(tmp_path, lambda path: pictures.attack_curves(path, {**NOW.attacks, **other}, BEFORE.attacks))

@@ -6,7 +6,8 @@ Each seed is a whole `noisy-student run digits --seed N` in an empty store: anot
 of holdout and test, of all weights and augmentations. The control, `digits_supervised`, trains the last
 student's network on the same 50 labels alone, so that the gain is not just the larger network. The final
 student is the last generation's, whatever the gate said; every choice in the recipe was made on the
-holdout of seeds 1, 2 and 3, and the seeds here are others.
+holdout of seeds 1, 2 and 3, and the seeds here are others. Robustness is that of the run's own report: the student that
+stands against the first teacher, measure by measure.
 
 The last line of standard output is one JSON object.
 """
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -26,6 +28,7 @@ from typing import Any
 from scipy.stats import t
 
 SEEDS = (11, 12, 13, 14, 15)
+ACCURACIES = ("teacher", "first_student", "student", "control")
 
 
 def run(recipe: str, seed: int, folder: Path, *settings: str) -> dict[str, Any]:
@@ -44,18 +47,31 @@ def interval(values: list[float]) -> dict[str, Any]:
     return {"mean": mean(values), "low": mean(values) - half, "high": mean(values) + half, "values": values}
 
 
-def figures(rows: list[dict[str, float]]) -> dict[str, Any]:
+def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Accuracies and paired differences over the seeds; differences in points."""
     column = {name: [row[name] for row in rows] for name in rows[0]}
     gain = [100 * (row["student"] - row["teacher"]) for row in rows]
     over_control = [100 * (row["student"] - row["control"]) for row in rows]
     return {
-        "test_top1": {name: interval(values) for name, values in column.items() if name != "seconds"},
+        "test_top1": {name: interval(column[name]) for name in ACCURACIES},
+        "robustness": robustness([row["robustness"] for row in rows]),
         "gain_points": interval(gain),
         "gain_over_supervised_control_points": interval(over_control),
         "seconds": interval(column["seconds"]),
         "seeds": list(SEEDS),
     }
+
+
+def robustness(runs: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Figure -> before, after and difference over the seeds, and how many runs by themselves tell them apart."""
+    made: dict[str, Any] = {}
+    for rows in zip(*runs, strict=True):
+        figure = {row["figure"] for row in rows}
+        assert len(figure) == 1, figure
+        told = {name: interval([row[name] for row in rows]) for name in ("before", "after", "difference")}
+        verdicts = dict(Counter(row["verdict"] for row in rows))
+        made[figure.pop()] = {"measure": rows[0]["measure"], **told, "verdicts_of_single_runs": verdicts}
+    return made
 
 
 def main() -> None:
@@ -74,6 +90,7 @@ def main() -> None:
                     "first_student": students[0],
                     "student": students[-1],
                     "control": control["first_teacher"]["test_top1"],
+                    "robustness": document["robustness"],
                     "seconds": seconds,
                 }
             )

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import evaluate_command
+from flows import evaluate_command, store_commands
 
 if TYPE_CHECKING:
     from ns_core.config import Recipe
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = evaluate_command.add(verbs, _CHECKPOINTS)
     _add_store(evaluate)
     evaluate.set_defaults(verb=_evaluate)
+    store_commands.add_verbs(verbs)
     ui = verbs.add_parser("ui", help="start the Prefect and MLflow pages over the local state; Ctrl-C stops both")
     ui.add_argument("--prefect-port", type=int, default=4200, metavar="PORT")
     ui.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT")

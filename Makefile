@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check ui clean integration golden
+.PHONY: setup demo test check up down ui clean integration golden
 
 setup: $(READY)
 
@@ -40,6 +40,13 @@ integration: setup
 # Rewrites the golden files; explain their diff in the commit, and bump the VERSION of the stage.
 golden: setup
 	$(BIN)/python -m tests.golden.regenerate
+
+# PostgreSQL, S3, Prefect and MLflow on loopback; ARGS="--help" tells the options.
+up: setup
+	@$(BIN)/python -m flows.servers up $(ARGS)
+
+down: setup
+	@$(BIN)/python -m flows.servers down $(ARGS)
 
 ui: setup
 	@$(BIN)/noisy-student ui

@@ -1,24 +1,26 @@
 """`python -m flows.servers`: four real servers, used, killed, restarted and stopped. The tests follow each other."""
 
-import signal
 import socket
-import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from uuid import uuid4
 
 import boto3
 import psutil
+import psycopg2
 import pytest
 from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
+from psycopg2.extras import wait_select
 
+from flows.servers import postgres, processes
+from flows.servers.lifecycle import Wanted, up
 from flows.servers.services import BUCKET, NAMES, TITLES
-from tests.servers import ServerSet, passwords, running_servers
+from tests.servers import ServerSet, running_servers, secrets_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -28,6 +30,21 @@ def mortal() -> Iterator[ServerSet]:
     """A set that these tests may kill."""
     with running_servers() as started:
         yield started
+
+
+def test_a_cluster_whose_making_was_cut_short_is_made_anew_and_then_left_alone() -> None:
+    if not postgres.installed():
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        cluster = Path(folder) / "postgres"
+        (cluster / "data.new" / "base").mkdir(parents=True)
+        (cluster / "password.new").write_text("left over", encoding="ascii")
+        postgres.make(cluster, "x" * 24)
+        assert {path.name for path in cluster.iterdir()} == {"data"}
+        made = (cluster / "data" / "PG_VERSION").stat()
+        postgres.make(cluster, "y" * 24)
+        assert (cluster / "data" / "PG_VERSION").stat() == made
 
 
 @dataclass
@@ -94,7 +111,11 @@ def test_up_again_changes_nothing(mortal: ServerSet) -> None:
     before = mortal.place.state.read_bytes(), mortal.place.env.read_bytes(), mortal.place.passwords.read_bytes()
     again = mortal("up")
     assert (again.status, again.stderr) == (0, "all four run already\n")
-    assert before == (mortal.place.state.read_bytes(), mortal.place.env.read_bytes(), mortal.place.passwords.read_bytes())
+    assert before == (
+        mortal.place.state.read_bytes(),
+        mortal.place.env.read_bytes(),
+        mortal.place.passwords.read_bytes(),
+    )
 
 
 def test_other_ports_are_refused_while_the_servers_run(mortal: ServerSet) -> None:
@@ -139,10 +160,38 @@ def test_a_killed_server_is_told_and_started_again_alone_with_its_data(
     assert clients.kept_text(run, tmp_path) == name
 
 
-def test_a_server_that_is_alive_and_answers_nobody_is_started_again(mortal: ServerSet) -> None:
-    before = mortal.state.processes["s3"]
-    psutil.Process(before.pid).suspend()
+def test_a_query_that_outlives_postgresql_does_not_keep_it_from_starting(mortal: ServerSet) -> None:
+    """A busy backend notices its server's death only at the end of its query, and holds the data until then."""
+    (password, _), record = secrets_of(mortal), mortal.state.processes["postgres"]
+    login = {"host": "127.0.0.1", "port": mortal.state.ports.postgres, "user": postgres.USER, "password": password}
+    with closing(psycopg2.connect(dbname="mlflow", async_=1, **login)) as connection:
+        wait_select(connection)
+        connection.cursor().execute("select count(*) from generate_series(1, 30000000000)")
+        mortal.kill("postgres")
+        backend = connection.info.backend_pid
+        assert backend in processes.members(record)
+        again = mortal("up")
+    assert again.status == 0, again.stderr
+    assert again.stderr.endswith("started: PostgreSQL\n")
+    assert backend not in processes.members(mortal.state.processes["postgres"])
+
+
+def test_a_server_that_lives_and_answers_nobody_is_started_again(
+    mortal: ServerSet, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A stopped process takes no SIGTERM: it gets SIGKILL when its grace, here half a second, is over."""
+    state = mortal.state
+    hung = state.processes["s3"]
+    state.processes["s3"] = replace(hung, grace_seconds=0.5)
+    state.save(mortal.place)
+    psutil.Process(hung.pid).suspend()
     assert "no answer" in mortal("status").stdout
+    monkeypatch.setattr("flows.servers.lifecycle.SILENT_SECONDS", 1.0)
+    monkeypatch.setattr("flows.servers.processes.age_seconds", lambda record: 1e6)
+    assert up(mortal.home, Wanted({})) == 0
+    assert "S3 does not answer\nstarting S3 ...\nstarted: S3\n" in capfd.readouterr().err
+    assert processes.members(hung) == {}
+    assert mortal("status").status == 0
 
 
 def test_no_password_is_where_others_may_read_it(mortal: ServerSet) -> None:
@@ -151,7 +200,7 @@ def test_no_password_is_where_others_may_read_it(mortal: ServerSet) -> None:
     texts += [" ".join(process.cmdline()) for process in mortal.processes()]
     texts += [path.read_text(encoding="utf-8", errors="replace") for path in mortal.place.root.glob("logs/*")]
     assert len(texts) > 12
-    for password in passwords(mortal):
+    for password in secrets_of(mortal):
         assert not [text for text in texts if password in text]
     for secret in (mortal.place.passwords, mortal.place.env):
         assert secret.stat().st_mode & 0o777 == 0o600

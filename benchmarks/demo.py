@@ -1,6 +1,6 @@
 """What `make demo` costs: seconds and memory of the first run and of the same run from the cache.
 
-    python benchmarks/demo.py                   about 3 minutes on 2 cores
+    python -m benchmarks.demo                 about 3 minutes on 2 cores
 
 Memory is the resident set summed over the command and all its descendants (workers, Prefect's server),
 sampled five times a second; pages that processes share count once for each of them. The last line of

@@ -1,6 +1,6 @@
 """What Noisy Student gains on the digits demo: 5 seeds, with the supervised control.
 
-    python benchmarks/digits_gain.py            about 15 minutes on 2 cores
+    python -m benchmarks.digits_gain          about 15 minutes on 2 cores
 
 Each seed is a whole `noisy-student run digits --seed N` in an empty store: another draw of the 50 labels,
 of holdout and test, of all weights and augmentations. The control, `digits_supervised`, trains the last

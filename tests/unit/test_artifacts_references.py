@@ -12,6 +12,7 @@ def test_the_words_that_stand_in_records_do_not_change() -> None:
         "train-teacher": "teacher",
         "train-noisy-student": "student",
         "finetune-at-test-resolution": "finetuned",
+        "import-checkpoint": "imported",
         "infer-unlabeled": "pseudo-labels",
         "filter-and-balance": "selection",
         "evaluate-robustness": "report",

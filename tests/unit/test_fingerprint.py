@@ -43,8 +43,13 @@ def variants(value: Any, annotation: Any) -> Iterator[Any]:
     elif isinstance(value, tuple):
         yield value[:-1]
         yield value[::-1]
+        yield (*value, 1.0)
     elif isinstance(value, bool):
         yield not value
+    elif isinstance(value, Settings):
+        for name, field in type(value).model_fields.items():
+            others = variants(getattr(value, name), field.annotation)
+            yield from ({**value.model_dump(), name: other} for other in others)
     else:
         yield from {value + 1, value / 2, 1.0} if isinstance(value, float) else {value + 1, value + 1_000_000}
 

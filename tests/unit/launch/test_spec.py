@@ -20,9 +20,10 @@ def test_the_stages_that_train_are_run_by_several_processes_and_no_others(stage:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_stage_that_labels_is_divided_into_parts_and_no_other(stage: str) -> None:
+def test_the_stages_that_look_at_images_one_by_one_are_divided_into_parts_and_no_others(stage: str) -> None:
     assert spec_for(stage).parts == (2 if stage in SHARDED_STAGES else 1)
-    assert (stage in SHARDED_STAGES) == STAGES[stage][1].startswith("ns_core.inference.")
+    package = STAGES[stage][1].rpartition(".")[0]
+    assert (stage in SHARDED_STAGES) == (package in ("ns_core.inference", "ns_core.evaluation"))
 
 
 def test_a_part_is_not_divided_again() -> None:

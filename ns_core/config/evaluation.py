@@ -1,5 +1,6 @@
 """Settings of what the teacher labels, what is selected of it, and how a network is judged."""
 
+import re
 from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import model_validator
@@ -179,6 +180,11 @@ class EvaluateConfig(StageConfig):
         for field in ("fgsm_eps", "pgd_eps", "autoattack_eps"):
             if wrong_eps := [eps for eps in getattr(self, field) if not 0 <= eps <= 255]:
                 raise ValueError(f"{field}: {wrong_eps[0]} is not between 0 and 255")
+            # A scene is called by its eps, and so are its files.
+            if odd := [eps for eps in getattr(self, field) if not re.fullmatch(r"[\d.]+", f"{eps:g}")]:
+                raise ValueError(f"{field}: {odd[0]} is neither 0 nor at least 0.0001")
+            if long := [eps for eps in getattr(self, field) if float(f"{eps:g}") != eps]:
+                raise ValueError(f"{field}: {long[0]} has more than six digits")
         return self
 
 

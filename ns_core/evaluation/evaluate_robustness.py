@@ -15,7 +15,8 @@ from pydantic import JsonValue
 
 from ns_core.config import EvaluateConfig
 from ns_core.data.dataset import Images
-from ns_core.errors import NotFound, StageFailed
+from ns_core.errors import NotFound, StageFailed, UserError
+from ns_core.evaluation import sets
 from ns_core.evaluation.attacks.autoattack_package import require
 from ns_core.evaluation.concluding import Baseline, Conclusion
 from ns_core.evaluation.corruptions import corrupt
@@ -46,6 +47,7 @@ def run(config: EvaluateConfig, context: StageContext) -> dict[str, JsonValue]:
 def _evaluated(config: EvaluateConfig, context: StageContext) -> dict[str, JsonValue]:
     set_threads(context.compute.threads)
     _check_packages(config)
+    _check_official(config, context)
     network, card = load_checkpoint(context.inputs["checkpoint"])
     images = Images.open(context) if "dataset" in context.inputs else None
     planned = plan(config, images, card.class_names)
@@ -59,6 +61,18 @@ def _evaluated(config: EvaluateConfig, context: StageContext) -> dict[str, JsonV
     context.adopted.update(saved)
     tables = Tables(saved, lambda name: context.resume.open(saved[name]))
     return Conclusion(config, context, planned, card, baseline).of(tables)
+
+
+def _check_official(config: EvaluateConfig, context: StageContext) -> None:
+    """Raises `UserError` for a folder that holds something else than when its digest was taken: what is seen now would
+    be filed under what was there then."""
+    for name, folder in config.official.given().items():
+        wanted = context.fingerprints.get(f"official.{name}")
+        if wanted is not None and sets.digest(name, folder) != wanted:
+            raise UserError(
+                f"evaluate.official.{name}: {folder} does not hold what it held when this run looked at it first: "
+                "start the run again"
+            )
 
 
 def _check_packages(config: EvaluateConfig) -> None:

@@ -80,11 +80,12 @@ class Measuring:
 
     @cached_property
     def _attacker(self) -> Attacker:
-        return Attacker(self._plain, self._views(max(1, self._config.batch_size // _GRADIENTS)))
+        views = self._views(max(1, self._config.batch_size // _GRADIENTS))
+        return Attacker(self._plain, views, len(self._card.class_names))
 
     @cached_property
     def _autoattacker(self) -> Attacker:
-        return Attacker(self._plain, self._views(_AUTOATTACKED // _GRADIENTS))
+        return Attacker(self._plain, self._views(_AUTOATTACKED // _GRADIENTS), len(self._card.class_names))
 
     @cached_property
     def _plain(self) -> Predictor:

@@ -75,6 +75,8 @@ class Subset(Frozen):
     """On `OfficialSets.images`, same classes, same mask; None without them."""
     gap: float | None
     """Clean top-1 minus the set's."""
+    comparable: bool = False
+    """Whether `accuracy` is the published figure: all images of the official set, nothing missing."""
 
 
 class OutOfDistribution(Frozen):
@@ -85,6 +87,8 @@ class OutOfDistribution(Frozen):
     known: int
     aupr: Estimate
     auroc: Estimate
+    comparable: bool = False
+    """Whether these are the published figures: all unknown images, and all known ones of the same classes."""
     fpr95: float
     """Share of known images above the threshold that finds 95 % of the unknown ones."""
 

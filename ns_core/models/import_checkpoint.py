@@ -18,8 +18,9 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from ns_core.config import ImportConfig
+from ns_core.data.folders import file_digest
 from ns_core.errors import StageFailed, Unreachable, UserError, nearest
-from ns_core.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from ns_core.models.checkpoint import CARD, WEIGHTS, ModelCard, load_checkpoint, save_checkpoint
 from ns_core.models.factory import create_network
 from ns_core.stage import StageContext
 
@@ -43,6 +44,7 @@ def run(config: ImportConfig, context: StageContext) -> dict[str, JsonValue]:
     Raises `UserError` in one line for an unknown name, a file that is none of weights, weights of another network or
     other classes, and a download that fails.
     """
+    _check_files(config, context)
     if config.folder:
         network, card = _own(Path(config.folder))
         source = "a checkpoint of this system"
@@ -60,6 +62,16 @@ def run(config: ImportConfig, context: StageContext) -> dict[str, JsonValue]:
         "classes": len(card.class_names),
         "source": source,
     }
+
+
+def _check_files(config: ImportConfig, context: StageContext) -> None:
+    """Raises `UserError` for a file that holds other bytes than those whose digest is this checkpoint's identity."""
+    folder = Path(config.folder)
+    files = {"weights": folder / WEIGHTS, "card": folder / CARD} if config.folder else {"weights": Path(config.weights)}
+    for name, file in files.items():
+        wanted = context.fingerprints.get(name)
+        if wanted is not None and file_digest(file).hex() != wanted:
+            raise UserError(f"{file} has changed since this run looked at it first: start the run again")
 
 
 def _own(folder: Path) -> tuple[nn.Module, ModelCard]:

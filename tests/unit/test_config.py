@@ -65,6 +65,8 @@ def test_a_recipe_has_one_section_for_each_stage_word() -> None:
         (["evaluate.severities=[0]"], "evaluate: severities: 0 is not one of 1 to 5"),
         (["evaluate.fgsm_eps=[4, -1]"], "evaluate: fgsm_eps: -1.0 is not between 0 and 255"),
         (["evaluate.fgsm_eps=[256]"], "evaluate: fgsm_eps: 256.0 is not between 0 and 255"),
+        (["evaluate.pgd_eps=[0.00001]"], "evaluate: pgd_eps: 1e-05 is neither 0 nor at least 0.0001"),
+        (["evaluate.pgd_eps=[7.9999999]"], "evaluate: pgd_eps: 7.9999999 has more than six digits"),
         (
             ["student.image_size=64", "finetune.image_size=48"],
             "finetune.image_size 48 is below student.image_size 64: finetuning is for the test resolution, "

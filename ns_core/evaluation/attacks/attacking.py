@@ -43,10 +43,10 @@ class Attack(NamedTuple):
 class Attacker:
     """Attacks one network. Nothing of it is folded or halved: gradients go through the network as it was trained."""
 
-    def __init__(self, predictor: Predictor, views: Views) -> None:
+    def __init__(self, predictor: Predictor, views: Views, classes: int) -> None:
         """`views.batch`: pictures that are attacked together. AutoAttack's draws hang on what is in a batch, so that
-        the number should be the same wherever a checkpoint is evaluated."""
-        self._predictor, self._views = predictor, views
+        the number should be the same wherever a checkpoint is evaluated. `classes`: of the predictor."""
+        self._predictor, self._views, self._classes = predictor, views, classes
 
     def predictions(self, samples: Samples, numbers: range, attack: Attack, watch: Watch) -> Predictions:
         """Of at least one image. A picture that cannot be read is neither attacked nor asked about."""
@@ -64,6 +64,9 @@ class Attacker:
     ) -> Iterator[Logits]:
         """float32[C] of each picture; zeros of one that could not be read."""
         read = np.array([not one.reason for one in batch])
+        if not read.any():  # many networks cannot look at no picture
+            yield from np.zeros((len(batch), self._classes), np.float32)
+            return
         pixels = torch.from_numpy(np.concatenate([one.stack for one in batch])).to(self._predictor.device)
         pixels = pixels.permute(0, 3, 1, 2).float().div(255).contiguous()  # AutoAttack looks at strides
         truth = torch.from_numpy(labels[read]).long().to(self._predictor.device)
@@ -77,7 +80,7 @@ class Attacker:
         yield from whole
 
     def _look(self, pixels: Tensor, samples: Samples) -> Logits:
-        """Logits without a gradient, float32[B,C]. Of no pictures, too."""
+        """Logits without a gradient, float32[B,C]."""
         with torch.no_grad():
             logits: Logits = self._predictor(pixels).cpu().numpy()
         return masked(check_finite(logits), samples.classes)

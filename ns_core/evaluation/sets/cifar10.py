@@ -131,7 +131,7 @@ class _Unfit(ValueError):
 
 def _mapped(path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise _Unfit(" ".join(str(error).split()) or type(error).__name__) from None
     return array

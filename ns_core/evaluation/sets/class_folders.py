@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ns_core.data.folders import SUFFIXES, printable, walk
 from ns_core.data.images import CorruptImage, decode
-from ns_core.errors import UserError
+from ns_core.errors import StageFailed, UserError
 from ns_core.evaluation.draw import subset
 from ns_core.evaluation.results import Gap
 from ns_core.evaluation.samples import Pixels, Samples, View
@@ -82,14 +82,22 @@ class Rows:
 
 
 def read_image(path: Path) -> Pixels:
-    """uint8[H,W,3], RGB; `CorruptImage` when the file is no picture, gone, or may not be read."""
+    """uint8[H,W,3], RGB; `CorruptImage` when the file is no picture or may not be read.
+
+    `StageFailed` when it is not there, as it was when the set's digest was taken: nothing that the set can help.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise CorruptImage("is gone, or a link to nothing") from None
+        raise went_away(path) from None
     except PermissionError:
         raise CorruptImage("may not be read by this user") from None
     return decode(data)
+
+
+def went_away(path: Path) -> StageFailed:
+    """A file that was listed and is no more; a drive that is gone must not become gaps of a finished report."""
+    return StageFailed(f"{path} went away while it was looked at: is its drive still there? Then run it again")
 
 
 def drawn(labels: NDArray[np.int32], budget: int, seed: int) -> NDArray[np.int64]:

@@ -3,20 +3,22 @@
 In: the name of a set and its folder. Out: one string, which goes into the fingerprint of an evaluation.
 
 Of folders: every path below and the size of every file, bytes unread: ImageNet-C has 4.75 million JPEGs. Where the file
-system has its folders in memory, that is 4 s a million. Of arrays: their bytes, since CIFAR-10-C's all have one size; a
-file that has not changed is read once in its life (`data.sources.digests`).
+system has its folders in memory, that is 4 s a million. Of what has one size whatever it shows, their bytes: pictures
+that are not compressed, and arrays; an array that has not changed is read once in its life (`data.sources.digests`).
 """
 
 import hashlib
 import os
 from pathlib import Path
 
-from ns_core.data.folders import told
+from ns_core.data.folders import file_digest, suffix, told
 from ns_core.data.sources.digests import file_digests, tree_digest
 from ns_core.errors import UserError
 from ns_core.evaluation.sets.layout import folder_of
 
 _ARRAYS = ("cifar10_c", "cifar10_p")
+_SIZED_ALIKE = frozenset({"bmp", "pbm", "pgm", "ppm", "tif", "tiff"})
+"""Endings of pictures whose size does not tell one from another."""
 
 
 def digest(name: str, folder: str) -> str:
@@ -55,7 +57,7 @@ def _tree(folder: str, above: tuple[tuple[int, int], ...]) -> bytes:
 
 def _size(entry: os.DirEntry[str]) -> bytes:
     try:
-        return b"%d" % entry.stat().st_size
+        return file_digest(Path(entry.path)) if suffix(entry.name) in _SIZED_ALIKE else b"%d" % entry.stat().st_size
     except OSError:
         with told(Path(entry.path)):
             raise

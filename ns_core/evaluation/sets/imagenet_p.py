@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ns_core.data.images import CorruptImage
 from ns_core.evaluation.results import Gap
 from ns_core.evaluation.samples import Opened, Pixels, View
+from ns_core.evaluation.sets.class_folders import went_away
 from ns_core.evaluation.sets.layout import ALL_PERTURBATIONS, CLIP_FOLDERS, NOISES, named_folders
 from ns_core.evaluation.sets.parallel import Files, list_scenes
 from ns_core.evaluation.tables import Scene
@@ -83,12 +84,13 @@ def open_set(root: Path, class_names: Sequence[str], budget: int, seed: int) -> 
 
 
 def read_clip(path: Path) -> Pixels:
-    """All frames, uint8[T,H,W,3], RGB. `CorruptImage` when there are none, or fewer than the file says it has."""
+    """All frames, uint8[T,H,W,3], RGB. `CorruptImage` when there are none, or fewer than the file says it has;
+    `StageFailed` when it is not there."""
     # One thread a clip: whoever evaluates reads several clips at once.
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     try:
         if not capture.isOpened():
-            raise CorruptImage("cannot be opened as a clip" if path.exists() else "is gone, or a link to nothing")
+            raise CorruptImage("cannot be opened as a clip") if path.exists() else went_away(path)
         promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         frames = []
         while True:

@@ -108,7 +108,7 @@ def _files_in(place: Path, suffixes: frozenset[str]) -> list[str]:
             paths += [
                 f"{folder}/{entry.name}"
                 for entry in entries
-                if suffix(entry.name) in suffixes and not entry.name.startswith(".")
+                if suffix(entry.name) in suffixes and not entry.name.startswith(".") and not entry.is_dir()
             ]
     return paths
 

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from ns_core.config import EvaluateConfig
 from ns_core.config.evaluation import OfficialSets
+from ns_core.errors import UserError
 from ns_core.evaluation import evaluate_robustness
 from ns_core.evaluation.report_file import ReportFile, read_report
 from ns_core.evaluation.results import RobustnessReport
+from ns_core.evaluation.sets import digest
 from ns_core.evaluation.sets.imagenet_index import synsets, synsets_of
 from ns_core.evaluation.tables import Scene, Tables
 from ns_core.models.checkpoint import ModelCard, Normalize, save_checkpoint
@@ -216,3 +218,17 @@ def test_labels_are_classes_of_the_checkpoint_whatever_the_set_calls_them(
     assert set(_labels(tables, Scene("imagenet_o", "out"))) == {-1}
     assert set(_labels(tables, Scene("imagenet_o", "clean"))) == ours
     assert [NAMES[label] for label in _labels(tables, Scene("cifar10_c", "fog", "5"))[::2]] == list(CIFAR10)
+
+
+def test_a_folder_that_changed_since_its_digest_was_taken_is_refused(
+    checkpoint: Path, sets: Mapping[str, str], tmp_path: Path
+) -> None:
+    """What is seen now would be filed under what was there then."""
+    config = EvaluateConfig(official=OfficialSets(imagenet_a=sets["imagenet_a"]))
+    context = training_context(tmp_path, checkpoint=checkpoint)
+    context.fingerprints = {"official.imagenet_a": digest("imagenet_a", sets["imagenet_a"])}
+    assert evaluate_robustness.run(config, context)["imagenet_a_top1"] is not None
+    context = training_context(tmp_path, checkpoint=checkpoint)
+    context.fingerprints = {"official.imagenet_a": "imagenet_a-before"}
+    with pytest.raises(UserError, match="does not hold what it held"):
+        evaluate_robustness.run(config, context)

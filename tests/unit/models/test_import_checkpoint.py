@@ -252,3 +252,12 @@ def test_a_checkpoint_of_our_own_keeps_its_card_and_its_bytes(tmp_path: Path) ->
 def test_what_is_imported_has_to_be_clear(config: dict[str, Any], part: str) -> None:
     with pytest.raises(UserError, match=part):
         ImportConfig.parse(config)
+
+
+def test_a_file_that_changed_since_its_digest_was_taken_is_refused(tmp_path: Path) -> None:
+    path = saved(fresh("efficientnet_b0", num_classes=3).state_dict(), tmp_path / "weights.safetensors")
+    context = stage_context(tmp_path / "run")
+    context.fingerprints = {"weights": "0" * 64}
+    config = ImportConfig(model="efficientnet_b0", weights=path, class_names=("a", "b", "c"))
+    with pytest.raises(UserError, match="has changed since this run looked at it first"):
+        run(config, context)

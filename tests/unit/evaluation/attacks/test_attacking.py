@@ -32,7 +32,7 @@ def _silent(_: int) -> None:
 
 
 def _attacker(predictor: Predictor, batch: int, threads: int = 1) -> Attacker:
-    return Attacker(predictor, Views(32, 1.0, batch, threads))
+    return Attacker(predictor, Views(32, 1.0, batch, threads), 10)
 
 
 @pytest.mark.parametrize("kind", ["fgsm", "pgd"])

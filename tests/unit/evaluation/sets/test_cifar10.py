@@ -166,3 +166,14 @@ def test_a_draw_of_sequences_is_the_same_in_every_scene(tmp_path: Path) -> None:
     assert len(keys) == 5
     tilted = made.clips[Scene("cifar10_p", "tilt", "1")]
     assert (tilted.frames(2) == official.sliding(PICTURES[int(keys[2])], "tilt", 1)).all()
+
+
+def test_an_archive_that_is_called_an_array_is_a_gap_and_of_labels_one_line(tmp_path: Path) -> None:
+    root = official.cifar10_c(tmp_path, PICTURES, LABELS, official.ALL_CORRUPTIONS)
+    with (root / "fog.npy").open("wb") as file:
+        np.savez(file, array=np.zeros(3, np.uint8))
+    assert "fog" in gaps(opened("cifar10_c", root))
+    with (root / "labels.npy").open("wb") as file:
+        np.savez(file, array=np.zeros(3, np.uint8))
+    with pytest.raises(UserError, match=r"labels\.npy: .*unpack the set again"):
+        opened("cifar10_c", root)

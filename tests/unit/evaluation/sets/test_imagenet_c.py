@@ -176,3 +176,10 @@ def test_threads_read_the_same_pictures_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(foggy.image, [*range(12)] * 10))
     assert all((one == alone[number % 12]).all() for number, one in enumerate(together))
+
+
+def test_a_folder_with_the_name_of_an_image_is_no_image(tmp_path: Path) -> None:
+    root = official.imagenet_c(tmp_path, PICTURES, NAMES)
+    before = opened(root).samples[scene("fog", 3)].keys
+    next((root / "fog" / "3").iterdir()).joinpath("unpacked.JPEG").mkdir()
+    assert list(opened(root).samples[scene("fog", 3)].keys) == list(before)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ns_core.errors import UserError
 from ns_core.evaluation import sets
@@ -177,3 +178,13 @@ def test_checks_and_digests_load_neither_torch_nor_timm_nor_opencv_and_opening_n
         "assert opened.samples and not {'torch', 'timm'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[4])
+
+
+def test_pictures_whose_size_says_nothing_are_told_apart_by_their_bytes(tmp_path: Path) -> None:
+    """An image that is not compressed has one size whatever it shows."""
+    (tmp_path / "cat").mkdir()
+    made = []
+    for level in (0, 255):
+        Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / "cat" / "0.bmp")
+        made.append(sets.digest("images", str(tmp_path)))
+    assert made[0] != made[1]

@@ -18,6 +18,7 @@ from ns_core.evaluation.report_file import REPORT, read_report
 from ns_core.evaluation.reports.comparison import CLEAN_TEST, Row
 from ns_core.evaluation.reports.report import ACCURACY, RunPaths, champion, compared, render_html, render_markdown
 from ns_core.evaluation.reports.robustness_change import changes
+from ns_core.evaluation.reports.robustness_tables import same_severities
 from ns_core.evaluation.reports.selection_report import GALLERY, PICTURES
 from ns_core.storage import Storage, open_storage
 from tasks.advisory import show_in_prefect, tried
@@ -113,6 +114,7 @@ def _pictures(storage: Storage, document: Mapping[str, Any], folder: Path) -> di
         before, after = (read_report(files.read(one, REPORT)).report.corruptions for one in both)
         assert before is not None, "it was measured: its mean is there"
         assert after is not None, "its settings are the first teacher's"
+        assert same_severities(after, before), "the two have no corruption at the same severities"
         robustness_pictures.corruption_bars(path, after, before, ("first teacher", "the student"))
 
     makers: dict[str, Callable[[Path], None]] = {ACCURACY: partial(pictures.accuracy_by_generation, document=document)}

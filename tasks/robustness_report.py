@@ -17,7 +17,14 @@ from ns_core.evaluation.report_file import REPORT, read_report
 from ns_core.evaluation.reports.examples import EXAMPLES, Example, read_examples
 from ns_core.evaluation.reports.report import RunPaths
 from ns_core.evaluation.reports.robustness_report import WORST_CLASSES, Evaluated, render_html, render_markdown
-from ns_core.evaluation.reports.robustness_tables import corruption_suites, name_of, perturbation_suites
+from ns_core.evaluation.reports.robustness_tables import (
+    baseline_corruptions,
+    baseline_perturbations,
+    clean,
+    corruption_suites,
+    name_of,
+    perturbation_suites,
+)
 from ns_core.evaluation.results import RobustnessReport
 from ns_core.storage import open_storage
 from tasks.advisory import show_in_prefect, tried
@@ -85,7 +92,7 @@ def _makers(now: RobustnessReport, before: RobustnessReport | None) -> dict[str,
 
     makers: dict[str, tuple[str, Draw]] = {}
     draw: Draw
-    errors, flips = (corruption_suites(before), perturbation_suites(before)) if before else ({}, {})
+    errors, flips = baseline_corruptions(now, before), baseline_perturbations(now, before)
     for suite, measured in corruption_suites(now).items():
         other = errors.get(suite)
         draw = partial(pictures.corruption_bars, now=measured, before=other)
@@ -98,10 +105,10 @@ def _makers(now: RobustnessReport, before: RobustnessReport | None) -> dict[str,
     if now.attacks:
         draw = partial(pictures.attack_curves, attacks=now.attacks, before=before.attacks if before else {})
         makers["Accuracy under attack"] = "attacks", draw
-    if clean := now.images or now.test:
-        base = (before.images or before.test) if before else None
+    ours, theirs = clean(now, before)
+    if ours:
         draw = partial(pictures.class_bars, report=now, before=before, worst=WORST_CLASSES)
         makers["Accuracy by class"] = "class_accuracies", draw
-        draw = partial(pictures.confidence_curves, now=clean, before=base)
+        draw = partial(pictures.confidence_curves, now=ours, before=theirs)
         makers["Calibration and risk-coverage"] = "confidence", draw
     return makers

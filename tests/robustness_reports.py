@@ -163,9 +163,11 @@ def official_report(**other: Any) -> RobustnessReport:
         "images": accuracy(0.85),
         "imagenet_c": corruptions(1.0, None, **whole, relative_mce=60.1),
         "imagenet_p": perturbations(1.0, None, **flips),
-        "subsets": {"imagenet_a": Subset(accuracy=accuracy(0.6), classes=200, clean=accuracy(0.92), gap=0.32)},
+        "subsets": {
+            "imagenet_a": Subset(accuracy=accuracy(0.6), classes=200, clean=accuracy(0.92), gap=0.32, comparable=True)
+        },
         "imagenet_o": OutOfDistribution(
-            unknown=2000, known=10_000, aupr=estimate(0.3), auroc=estimate(0.7), fpr95=0.81
+            unknown=2000, known=10_000, aupr=estimate(0.3), auroc=estimate(0.7), fpr95=0.81, comparable=True
         ),
         "corruptions": None,
         "perturbations": None,

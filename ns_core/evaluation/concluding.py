@@ -12,17 +12,21 @@ from pydantic import JsonValue
 from ns_core.config import EvaluateConfig
 from ns_core.errors import StageFailed, UserError
 from ns_core.evaluation.attacks.gradients import Kind, attack_settings
+from ns_core.evaluation.figures.facts import Facts
 from ns_core.evaluation.figures.gate import GateDecision, GateLimits
-from ns_core.evaluation.figures.score import Facts, gate_of, headline, score
+from ns_core.evaluation.figures.score import SUBSETS, gate_of, headline, score
 from ns_core.evaluation.plan import HOLDOUT, Plan
 from ns_core.evaluation.report_file import ReportFile, read_report, write_report
 from ns_core.evaluation.reports.examples import EXAMPLES, collect, write_examples
 from ns_core.evaluation.results import RobustnessReport
+from ns_core.evaluation.sets.class_folders import FolderSamples
 from ns_core.evaluation.tables import Tables
 from ns_core.models.checkpoint import ModelCard
 from ns_core.stage import StageContext, log
 
 _ATTACKS: tuple[Kind, ...] = ("fgsm", "pgd", "autoattack")
+_NORMALISERS = {"imagenet_c": "AlexNet", "imagenet_p": "AlexNet", "cifar10_c": "baseline", "cifar10_p": "baseline"}
+"""Of the curves, so that all points of one curve are relative to the same."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Conclusion:
             class_names=self.card.class_names,
             config=config,
             lengths=self.plan.lengths,
+            choices=choices(self.plan),
+            sizes=sizes(self.plan),
             attack_settings={kind: attack_settings(kind, config.pgd_steps, size) for kind in attacks},
             gaps=self.plan.gaps,
             baseline=self.baseline.tables if self.baseline else None,
@@ -107,6 +113,27 @@ class Conclusion:
             log.warning("no examples for the galleries of the report: %s: %s", type(error).__name__, error)
 
 
+def choices(plan: Plan) -> dict[str, int]:
+    """Natural suite -> classes among which the network has to choose, where these are not all."""
+    return {
+        scene.suite: len(samples.classes)
+        for scene, samples in plan.samples.items()
+        if scene.suite in (*SUBSETS, "imagenet_o") and samples.classes is not None
+    }
+
+
+def sizes(plan: Plan) -> dict[str, set[tuple[int, int]]]:
+    """`imagenet_c`, `imagenet_p` -> (height, width) of their pictures, as the sets were opened."""
+    found: dict[str, set[tuple[int, int]]] = {}
+    for scene, samples in plan.samples.items():
+        if isinstance(samples, FolderSamples) and samples.size is not None:
+            found.setdefault(scene.suite, set()).add(samples.size)
+    for scene, clips in plan.clips.items():
+        if shape := getattr(clips, "shape", None):  # of `ClipSamples`, whose module wants OpenCV
+            found.setdefault(scene.suite, set()).add((shape[1], shape[2]))
+    return found
+
+
 def points(report: RobustnessReport) -> Iterator[tuple[str, float, int]]:
     """Name, value and step of what becomes curves: one point each, of attacks one for each eps, which is the step."""
     if report.corruptions is not None:
@@ -120,10 +147,10 @@ def points(report: RobustnessReport) -> Iterator[tuple[str, float, int]]:
             (f"flip_probability/{name}", flips, 0) for name, flips in report.perturbations.flip_probability.items()
         )
     for suite, measured in (("imagenet_c", report.imagenet_c), ("cifar10_c", report.cifar10_c)):
-        if measured is not None and measured.mce is not None:
+        if measured is not None and measured.mce is not None and measured.normaliser == _NORMALISERS[suite]:
             yield f"{suite}/mce", measured.mce.value, 0
     for suite, flipped in (("imagenet_p", report.imagenet_p), ("cifar10_p", report.cifar10_p)):
-        if flipped is not None and flipped.mfr is not None:
+        if flipped is not None and flipped.mfr is not None and flipped.normaliser == _NORMALISERS[suite]:
             yield f"{suite}/mfr", flipped.mfr.value, 0
     yield from ((f"{suite}/top1", subset.accuracy.top1.value, 0) for suite, subset in report.subsets.items())
     if report.imagenet_o is not None:

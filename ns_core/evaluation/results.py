@@ -67,16 +67,18 @@ class Accuracy(Frozen):
 
 
 class Subset(Frozen):
-    """ImageNet-A, -R, -V2, -Sketch: natural images, the classes there are, and clean images of the same classes."""
+    """ImageNet-A, -R, -V2, -Sketch: natural images, and clean images of the same classes."""
 
     accuracy: Accuracy
     classes: int
+    """The network chose among so many, however many of them have images."""
     clean: Accuracy | None
     """On `OfficialSets.images`, same classes, same mask; None without them."""
     gap: float | None
     """Clean top-1 minus the set's."""
     comparable: bool = False
-    """Whether `accuracy` is the published figure: all images of the official set, nothing missing."""
+    """Whether `accuracy` is the published figure: all images of the official set, nothing missing,
+    and the network chose among the set's own classes."""
 
 
 class OutOfDistribution(Frozen):
@@ -88,7 +90,8 @@ class OutOfDistribution(Frozen):
     aupr: Estimate
     auroc: Estimate
     comparable: bool = False
-    """Whether these are the published figures: all unknown images, and all known ones of the same classes."""
+    """Whether these are the published figures: all 2,000 unknown images, 50 known ones of each of the 200 classes, and
+    nothing missing."""
     fpr95: float
     """Share of known images above the threshold that finds 95 % of the unknown ones."""
 
@@ -107,18 +110,20 @@ class Corruptions(Frozen):
     extra: list[str]
     """Of `errors`, those that are in no mean: speckle_noise, gaussian_blur, spatter, saturate."""
     normaliser: Literal["AlexNet", "baseline"] | None
-    """Whose errors CE is relative to."""
+    """Whose errors CE is relative to: AlexNet's for ImageNet-C of 224 pixels and a checkpoint of ImageNet's 1,000
+    classes, else the baseline's."""
     ce: dict[str, float]
     """Corruption -> CE, in percent; empty without a normaliser."""
     mce: Estimate | None
     """Mean CE: with AlexNet only of the official files, all 15 at all 5 severities; with the baseline only where it
     errs on every corruption."""
     relative_mce: float | None
-    """The same of what corruption adds to the clean error; None without clean images, with something missing of
-    ImageNet-C, or where corruption costs the normaliser nothing."""
+    """The same of what corruption adds to the clean error. By AlexNet, None unless every image is there clean and
+    nothing is missing; by the baseline, of the clean images that both have, None when these are too few. None where
+    corruption costs the normaliser nothing."""
     comparable: bool
-    """Whether this is the published figure (`mce` of ImageNet-C, `mean_error` of CIFAR-10-C): official files, nothing
-    missing, all 50,000 or 10,000 images."""
+    """Whether this is the published figure (`mce` of ImageNet-C by AlexNet, `mean_error` of CIFAR-10-C): official
+    files, nothing missing, all 50,000 or 10,000 images."""
     missing: list[str]
     """`fog` or `fog 3`: asked for or official, and not there."""
     images: int
@@ -141,13 +146,14 @@ class Perturbations(Frozen):
     extra: list[str]
     """In no mean: speckle_noise, gaussian_blur, spatter, shear (of CIFAR-10-P snow takes spatter's place)."""
     normaliser: Literal["AlexNet", "baseline"] | None
+    """As of `Corruptions`, of ImageNet-P."""
     fr: dict[str, float]
     """Perturbation -> flip rate in percent."""
     mfr: Estimate | None
     """Mean FR: with AlexNet only of all 10; with the baseline only where it flips under every perturbation."""
     comparable: bool
-    """Whether this is the published figure (`mfr` of ImageNet-P, `mean_flip_probability` of CIFAR-10-P): official
-    files, nothing missing, all 50,000 or 10,000 sequences."""
+    """Whether this is the published figure (`mfr` of ImageNet-P by AlexNet, `mean_flip_probability` of CIFAR-10-P):
+    official files, nothing missing, all 50,000 or 10,000 sequences."""
     missing: list[str]
     """Asked for or official at difficulty 1, and not there."""
     sequences: int
@@ -164,7 +170,7 @@ class Attack(Frozen):
     """Steps, step size, loss, norm, resolution, and whatever else one needs to make it again."""
     images: int
     against_baseline: dict[str, Paired] = {}
-    """By eps."""
+    """By eps; nothing when the baseline was attacked with other settings."""
 
 
 class Gap(Frozen):
@@ -192,6 +198,8 @@ class RobustnessReport(Frozen):
     """On `OfficialSets.images`."""
     corruptions: Corruptions | None = None
     """On the fly; never comparable with published figures."""
+    frost: str = "drawn"
+    """`EvaluateConfig.frost` of `corruptions`: with another one its frost, and every mean, is another measure."""
     perturbations: Perturbations | None = None
     attacks: dict[str, Attack] = {}
     """`fgsm`, `pgd`, `autoattack`."""

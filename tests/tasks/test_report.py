@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ns_core.config import ComputeConfig
+from ns_core.evaluation.report_file import read_report
 from ns_core.evaluation.report_file import write_report as write_file
 from ns_core.evaluation.reports.comparison import Row
 from ns_core.evaluation.reports.report import RunPaths
@@ -110,3 +111,19 @@ def test_evaluations_that_are_gone_cost_the_comparison_and_not_the_report(
     assert written_down.robustness == []
     assert "the comparison with the first teacher could not be made" in caplog.text
     assert "Robustness:" not in Path(written_down.report).read_text(encoding="utf-8")
+
+
+def test_a_student_with_other_severities_than_the_first_teacher_costs_their_picture(
+    store: Path, document: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    report = student_report()
+    assert report.corruptions
+    errors = {name: {"1": levels["1"]} for name, levels in report.corruptions.errors.items()}
+    other = report.model_copy(update={"corruptions": report.corruptions.model_copy(update={"errors": errors})})
+    for kept in store.rglob("report.json"):
+        found = read_report(kept.read_bytes())
+        if found.report == report:
+            kept.unlink()
+            write_file(kept.parent, other, found.gate, "f" * 64)
+    report_of(store, document)
+    assert "picture corruption_errors could not be made" in caplog.text

@@ -75,6 +75,15 @@ def reported(store: Path, generation: int = 1, after: Callable[[], None] = lambd
     return call
 
 
+def drawn_against(now: RobustnessReport, before: RobustnessReport) -> dict[str, Any]:
+    """Picture -> the baseline's figures that it is given."""
+    from tasks.robustness_report import _makers
+
+    makers: Any = _makers(now, before).values()
+    pictures = ("corruptions_bars", "corruptions_severity", "perturbations_bars", "confidence")
+    return {name: draw.keywords["before"] for name, draw in makers if name in pictures}
+
+
 @pytest.fixture
 def both(store: Path, tmp_path: Path) -> Path:
     """A student's evaluation and its teacher's, in the store."""
@@ -100,6 +109,36 @@ def test_the_report_is_in_the_store_in_prefect_and_in_mlflow(both: Path) -> None
     assert "Worse than the baseline: FGSM" in markdown
     logged = {path.name for path in (both.parent / "mlflow-artifacts").rglob(f"{call.mlflow_run}/**/report/*")}
     assert logged == {"robustness-g1.html", *pictures}
+
+
+def test_pictures_show_a_baseline_only_where_the_same_images_were_compared() -> None:
+    now, before = student_report(), teacher_report()
+    assert drawn_against(now, before) == {
+        "corruptions_bars": before.corruptions,
+        "corruptions_severity": before.corruptions,
+        "perturbations_bars": before.perturbations,
+        "confidence": before.test,
+    }
+    assert now.test
+    assert now.corruptions
+    assert now.perturbations
+    unpaired = {"against_baseline": None}
+    other = now.model_copy(
+        update={
+            "test": now.test.model_copy(update=unpaired),
+            "corruptions": now.corruptions.model_copy(update=unpaired),
+            "perturbations": now.perturbations.model_copy(update=unpaired),
+        }
+    )
+    assert list(drawn_against(other, before).values()) == [None] * 4
+
+
+def test_confidence_on_the_test_split_is_not_compared_with_a_folder() -> None:
+    before = teacher_report()
+    folder = before.model_copy(update={"images": before.holdout})
+    assert drawn_against(student_report(), folder)["confidence"] == before.test
+    only = before.model_copy(update={"images": before.holdout, "test": None})
+    assert drawn_against(student_report(), only)["confidence"] is None
 
 
 def test_the_first_teacher_has_a_report_without_a_baseline(both: Path) -> None:

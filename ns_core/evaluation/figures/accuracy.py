@@ -21,7 +21,7 @@ def accuracy(predictions: Predictions, classes: int, among: int) -> Accuracy:
     Args:
         predictions: readable ones, all with a label.
         classes: of the checkpoint.
-        among: classes that the network had to choose from; of 5 and fewer there is no top-5 accuracy.
+        among: classes that the network had to choose from, drawn or not; of 5 and fewer there is no top-5 accuracy.
     """
     label, top1, right = predictions.label, predictions.top1, predictions.right
     confidence = predictions.confidence

@@ -1,8 +1,8 @@
 """AlexNet's figures on ImageNet-C and ImageNet-P, by which CE and FR are normalised; and which of the benchmarks'
 corruptions and perturbations count. Constants, and sums over parts of them.
 
-They belong to the official files and to 1,000-way ImageNet: images that are corrupted on the fly (no JPEG at
-quality 85, no h264) and other classes must not be normalised by them.
+They belong to the official files, of 224 pixels, and to 1,000-way ImageNet: images that are corrupted on the fly (no
+JPEG at quality 85, no h264), other classes and other sizes must not be normalised by them.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,6 +11,9 @@ from typing import get_args
 from ns_core.config.evaluation import CORRUPTIONS, EXTRA_CORRUPTIONS, EXTRA_PERTURBATIONS, PERTURBATIONS
 
 SEVERITIES = ("1", "2", "3", "4", "5")
+
+ALEXNET_SIZE = (224, 224)
+"""Height and width of the official files of ImageNet-C and -P."""
 
 CLEAN_ERROR = 0.43478
 """On ImageNet's validation images: torchvision's AlexNet is right on 56.522 %; the paper rounds to 43.5."""
@@ -60,12 +63,32 @@ published mFR, 27.8; an error of half a point in one of them would hide behind t
 are not known: T5D is reported unnormalised."""
 
 OFFICIAL_IMAGES: Mapping[str, int] = {
+    "imagenet_a": 7_500,
+    "imagenet_r": 30_000,
+    "imagenet_v2": 10_000,
+    "imagenet_sketch": 50_889,
+    "imagenet_o": 2_000,
     "imagenet_c": 50_000,
     "imagenet_p": 50_000,
     "cifar10_c": 10_000,
     "cifar10_p": 10_000,
 }
-"""Source images of each set; figures of fewer are not the published ones."""
+"""Source images of each set; figures of fewer are not the published ones.
+
+Published counts, but of ImageNet-Sketch: its paper has 50,000, 50 a class, and its archive 50,889 files. Those of
+ImageNet-V2 are of each of its three variants, those of ImageNet-O its images of unknown classes."""
+
+OFFICIAL_KNOWN = 10_000
+"""Known images of ImageNet-O's protocol. Not published as such: 50 validation images of each of 200 classes."""
+
+OFFICIAL_CHOICES: Mapping[str, int] = {
+    "imagenet_a": 200,
+    "imagenet_r": 200,
+    "imagenet_v2": 1_000,
+    "imagenet_sketch": 1_000,
+    "imagenet_o": 200,
+}
+"""Classes among which a network has to choose for the published figures."""
 
 
 def alexnet_means(levels: Mapping[str, Collection[str]]) -> dict[str, float]:

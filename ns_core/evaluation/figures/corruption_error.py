@@ -35,11 +35,19 @@ class Asked(NamedTuple):
     scenes: Sequence[Scene]
     clean: Sequence[Scene] = ()
     """Where the same images are uncorrupted, the first choice first."""
+    published: bool = False
+    """Whether figures of all of it are the published ones: official files, seen by a network of the set's classes."""
+
+    @property
+    def alexnet(self) -> bool:
+        """Whether AlexNet is the normaliser; else it is the baseline."""
+        return self.published and self.suite in ("imagenet_c", "imagenet_p")
 
 
-def official(suite: str, clean: Sequence[Scene] = ()) -> Asked:
+def official(suite: str, clean: Sequence[Scene] = (), published: bool = True) -> Asked:
     """All that `imagenet_c` or `cifar10_c` counts: 15 corruptions at 5 severities."""
-    return Asked(suite, [Scene(suite, name, level) for name in counted_corruptions() for level in SEVERITIES], clean)
+    scenes = [Scene(suite, name, level) for name in counted_corruptions() for level in SEVERITIES]
+    return Asked(suite, scenes, clean, published)
 
 
 def relative_mce(
@@ -76,8 +84,9 @@ def corruptions(asked: Asked, source: Readable, baseline: Readable | None) -> tu
     if ours:
         base = Variants.read(baseline, ours.scenes) if baseline else None
         both, lost = pair(ours, base) if baseline else (None, [])
-        relative = to_alexnet(ours, _alexnet(ours), not missing) if asked.suite == "imagenet_c" else Relative()
-        if both and asked.suite != "imagenet_c":
+        if asked.alexnet:
+            relative = to_alexnet(ours, _alexnet(ours), not missing)
+        elif both:
             relative = to_baseline(*both)
         relative_mean = _relative(asked, source, ours, baseline, both)
         against = difference(*both) if both else None
@@ -94,7 +103,7 @@ def corruptions(asked: Asked, source: Readable, baseline: Readable | None) -> tu
         ce=dict(relative.ratios),
         mce=relative.mean,
         relative_mce=relative_mean,
-        comparable=not missing and images == OFFICIAL_IMAGES.get(asked.suite),
+        comparable=asked.published and not missing and images == OFFICIAL_IMAGES.get(asked.suite),
         missing=missing,
         images=images,
         against_baseline=against,
@@ -112,16 +121,19 @@ def missing_names(asked: Iterable[Scene], measured: Iterable[Scene]) -> list[str
     return list(dict.fromkeys(names))
 
 
-def clean_error(source: Readable, scenes: Iterable[Scene], key: NDArray[np.object_]) -> float | None:
-    """Error on these images uncorrupted, in the first scene that has at least `MIN_COMMON` of them; else None."""
+def clean_errors(
+    sources: Sequence[Readable], scenes: Iterable[Scene], key: NDArray[np.object_], least: float = 1
+) -> list[float] | None:
+    """Error of each source on the images of `key` that all of them have uncorrupted: the same images of each.
+
+    In the first scene where these are at least the share `least` of them; None when there is no such scene.
+    """
     wanted = set(key.tolist())
     for scene in scenes:
-        found = source.predictions(scene)
-        if found is None:
-            continue
-        rows = np.array([one in wanted for one in found.key.tolist()], bool)
-        if rows.sum() >= MIN_COMMON * len(wanted):
-            return float(1 - found.right[rows].mean())
+        found = [table for source in sources if (table := source.predictions(scene))]
+        common = wanted.intersection(*(table.key.tolist() for table in found))
+        if len(found) == len(sources) and len(common) >= least * len(wanted):
+            return [float(1 - table.right[[one in common for one in table.key.tolist()]].mean()) for table in found]
     return None
 
 
@@ -133,19 +145,15 @@ def _relative(
     both: tuple[Variants, Variants] | None,
 ) -> float | None:
     """Relative mCE by the suite's normaliser, of all that is there."""
-    if asked.suite == "imagenet_c":
-        clean = clean_error(source, asked.clean, ours.key)
+    if asked.alexnet:
         whole = len(ours.scenes) == len(asked.scenes)
-        return (
-            relative_mce(group_means(ours), clean, _alexnet(ours), CLEAN_ERROR) if whole and clean is not None else None
-        )
+        clean = clean_errors([source], asked.clean, ours.key) if whole else None
+        return relative_mce(group_means(ours), clean[0], _alexnet(ours), CLEAN_ERROR) if clean else None
     if baseline is None or both is None:
         return None
     mine, theirs = both
-    clean, other = (clean_error(each, asked.clean, mine.key) for each in (source, baseline))
-    if clean is None or other is None:
-        return None
-    return relative_mce(group_means(mine), clean, group_means(theirs), other)
+    clean = clean_errors([source, baseline], asked.clean, mine.key, MIN_COMMON)
+    return relative_mce(group_means(mine), clean[0], group_means(theirs), clean[1]) if clean else None
 
 
 def _alexnet(variants: Variants) -> dict[str, float]:

@@ -22,9 +22,9 @@ _FLIPS, _RIGHT, _FRAMES, _T5D = range(4)
 """Figures of `Variants.values`."""
 
 
-def official(suite: str) -> Asked:
+def official(suite: str, published: bool = True) -> Asked:
     """All that `imagenet_p` or `cifar10_p` counts: 10 perturbations at difficulty 1."""
-    return Asked(suite, [Scene(suite, name, "1") for name in counted_perturbations(suite)])
+    return Asked(suite, [Scene(suite, name, "1") for name in counted_perturbations(suite)], published=published)
 
 
 def perturbations(asked: Asked, source: Readable, baseline: Readable | None) -> tuple[Perturbations, list[Gap]]:
@@ -44,7 +44,7 @@ def perturbations(asked: Asked, source: Readable, baseline: Readable | None) -> 
     if ours:
         base = Variants.read(baseline, ours.scenes) if baseline else None
         both, lost = pair(ours, base) if baseline else (None, [])
-        if asked.suite == "imagenet_p":
+        if asked.alexnet:
             relative = to_alexnet(ours, ALEXNET_FLIP_PROBABILITIES, not missing)
         elif both:
             relative = to_baseline(*both)
@@ -63,7 +63,7 @@ def perturbations(asked: Asked, source: Readable, baseline: Readable | None) -> 
         normaliser=relative.normaliser,
         fr=dict(relative.ratios),
         mfr=relative.mean,
-        comparable=not missing and sequences == OFFICIAL_IMAGES.get(asked.suite),
+        comparable=asked.published and not missing and sequences == OFFICIAL_IMAGES.get(asked.suite),
         missing=missing,
         sequences=sequences,
         against_baseline=against,

@@ -7,17 +7,17 @@ read count in no figure, and each scene that lacks some, or is not there though 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
 from pydantic import JsonValue
 
-from ns_core.config import EvaluateConfig
 from ns_core.errors import StageFailed, UserError
 from ns_core.evaluation.figures import corruption_error, flip_rate
 from ns_core.evaluation.figures.accuracy import accuracy, against
+from ns_core.evaluation.figures.baselines import OFFICIAL_CHOICES, OFFICIAL_IMAGES, OFFICIAL_KNOWN
 from ns_core.evaluation.figures.corruption_error import Asked
+from ns_core.evaluation.figures.facts import Facts
 from ns_core.evaluation.figures.gate import GateDecision, GateLimits, decide
 from ns_core.evaluation.figures.out_of_distribution import detection
 from ns_core.evaluation.figures.paired import common_rows, share_estimate
@@ -38,33 +38,6 @@ from ns_core.evaluation.results import (
 from ns_core.evaluation.tables import Predictions, Scene, Tables
 
 SUBSETS = ("imagenet_a", "imagenet_r", "imagenet_v2", "imagenet_sketch")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the report tells and no table holds."""
-
-    model: str
-    size: int
-    """Test resolution in pixels."""
-    class_names: Sequence[str]
-    config: EvaluateConfig
-    lengths: Mapping[str, int] = field(default_factory=dict)
-    """Images of `holdout`, `test`, `images`, and images or clips of an official suite, before any draw. A split that is
-    not here was not asked for."""
-    attack_settings: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
-    """`fgsm`, `pgd`, `autoattack` -> `attacks.attack_settings`."""
-    gaps: Sequence[Gap] = ()
-    """What is known to be missing before anything was measured."""
-    baseline: Tables | None = None
-    baseline_fingerprint: str = ""
-    baseline_report: RobustnessReport | None = None
-
-    @property
-    def subject(self) -> str | None:
-        """The split that is corrupted, perturbed and attacked."""
-        split = "images" if self.config.official.images else "test"
-        return split if split in self.lengths else None
 
 
 def score(tables: Tables, facts: Facts) -> RobustnessReport:
@@ -103,9 +76,10 @@ def gate_of(tables: Tables, baseline: Tables | None, limits: GateLimits) -> Gate
 def headline(report: RobustnessReport, gate: GateDecision | None) -> dict[str, JsonValue]:
     """The few figures that the record, the table at the end and MLflow carry; None: not measured.
 
-    `..._vs_teacher` are ratios to the baseline's figures: 1 is as many errors, or flips.
+    `..._vs_teacher` are ratios to the baseline's figures: 1 is as many errors, or flips. `imagenet_c_mce` and
+    `imagenet_p_mfr` are ratios to AlexNet's, or None.
     """
-    made, moved = report.corruptions, report.perturbations
+    made, moved, c, p = report.corruptions, report.perturbations, report.imagenet_c, report.imagenet_p
     attacks = {
         kind: {eps: one.value for eps, one in report.attacks[kind].top1.items()} if kind in report.attacks else {}
         for kind in ("fgsm", "pgd")
@@ -127,8 +101,8 @@ def headline(report: RobustnessReport, gate: GateDecision | None) -> dict[str, J
         "pgd_top1": cast(dict[str, JsonValue], attacks["pgd"]),
         "pgd_strongest_top1": _strongest(attacks["pgd"]),
         "imagenet_a_top1": natural.accuracy.top1.value if natural else None,
-        "imagenet_c_mce": _value(report.imagenet_c.mce) if report.imagenet_c else None,
-        "imagenet_p_mfr": _value(report.imagenet_p.mfr) if report.imagenet_p else None,
+        "imagenet_c_mce": _value(c.mce) if c and c.normaliser == "AlexNet" else None,
+        "imagenet_p_mfr": _value(p.mfr) if p and p.normaliser == "AlexNet" else None,
         "gaps": len(report.gaps),
         "gate": {**dataclasses.asdict(gate), "interval": list(gate.interval)} if gate else None,
     }
@@ -165,6 +139,7 @@ class _Scoring:
             imagenet_p=self._perturbations("imagenet_p"),
             cifar10_p=self._perturbations("cifar10_p"),
             baseline=facts.baseline_fingerprint,
+            frost=facts.config.frost,
             budget=self._budget(),
         )
         return report.model_copy(update={"gaps": [*facts.gaps, *self._source.gaps, *self._gaps]})
@@ -178,9 +153,8 @@ class _Scoring:
         if found is None:
             self._missing(scene.suite, called(scene))
             return None
-        classes = len(self._facts.class_names)
-        among = classes if scene.suite == "clean" else len(np.unique(found.label))
-        return accuracy(found, classes, among).model_copy(update={"against_baseline": self._against(scene, found)})
+        made = accuracy(found, len(self._facts.class_names), self._facts.among(scene.suite))
+        return made.model_copy(update={"against_baseline": self._against(scene, found)})
 
     def _against(self, scene: Scene, ours: Predictions) -> Paired | None:
         if self._baseline is None:
@@ -197,16 +171,19 @@ class _Scoring:
         grid: Sequence[float] = getattr(self._facts.config, f"{kind}_eps")
         top1: dict[str, Estimate] = {}
         paired: dict[str, Paired] = {}
+        other = self._baseline is not None and self._facts.other_attack(kind)
         for scene in [Scene(kind, kind, f"{eps:g}") for eps in grid if self._facts.subject]:
             ours = self._source.predictions(scene)
             if ours is None:
                 self._missing(kind, called(scene))
                 continue
             top1[scene.level] = share_estimate(ours.right)
-            if found := self._against(scene, ours):
+            if not other and (found := self._against(scene, ours)):
                 paired[scene.level] = found
         if not top1:
             return None
+        if other:
+            self._gaps.append(Gap(suite=BASELINE, what=kind, reason="it was attacked with other settings"))
         images = max(one.images for one in top1.values())
         settings = dict(self._facts.attack_settings.get(kind, {}))
         return Attack(top1=top1, settings=settings, images=images, against_baseline=paired)
@@ -220,8 +197,8 @@ class _Scoring:
         wanted = Scene(suite, "clean") in self._source or self._facts.config.official.images
         clean = self._accuracy(Scene(suite, "clean")) if wanted else None
         gap = clean.top1.value - found.top1.value if clean else None
-        classes = sum(share is not None for share in found.per_class)
-        return Subset(accuracy=found, classes=classes, clean=clean, gap=gap)
+        whole = self._whole(suite, found.top1.images)
+        return Subset(accuracy=found, classes=self._facts.among(suite), clean=clean, gap=gap, comparable=whole)
 
     def _unknown(self) -> OutOfDistribution | None:
         if "imagenet_o" not in self._suites:
@@ -231,10 +208,20 @@ class _Scoring:
         for scene, found in zip(scenes, (unknown, known), strict=True):
             if found is None:
                 self._missing("imagenet_o", called(scene))
-        return detection(unknown.confidence, known.confidence) if unknown and known else None
+        if not unknown or not known:
+            return None
+        whole = self._whole("imagenet_o", len(unknown)) and len(known) == OFFICIAL_KNOWN
+        return detection(unknown.confidence, known.confidence).model_copy(update={"comparable": whole})
+
+    def _whole(self, suite: str, images: int) -> bool:
+        """Whether these are all images of the official set, and its own choice of classes; called when all is read."""
+        known = (*self._facts.gaps, *self._source.gaps, *self._gaps)
+        told = suite in self._budget() or any(gap.suite == suite for gap in known)
+        return not told and images == OFFICIAL_IMAGES[suite] and self._facts.among(suite) == OFFICIAL_CHOICES[suite]
 
     def _corruptions(self, suite: str) -> Corruptions | None:
-        asked = corruption_error.official(suite, [Scene("clean", "images")] if suite == "imagenet_c" else [])
+        clean = [Scene("clean", "images")] if suite == "imagenet_c" else []
+        asked = corruption_error.official(suite, clean, self._facts.published(suite))
         if suite == "corruptions":
             config, subject = self._facts.config, self._facts.subject
             levels = [str(level) for level in config.severities]
@@ -242,12 +229,15 @@ class _Scoring:
             asked = Asked(suite, scenes, [Scene("clean", subject)] if subject else [])
         if not asked.scenes or suite not in {*self._suites, "corruptions"}:
             return None
-        made, gaps = corruption_error.corruptions(asked, self._source, self._baseline)
+        other = suite == "corruptions" and self._baseline is not None and self._facts.other_frost
+        if other:
+            self._gaps.append(Gap(suite=BASELINE, what=suite, reason="its frost was made in another way"))
+        made, gaps = corruption_error.corruptions(asked, self._source, None if other else self._baseline)
         self._tell(suite, gaps, made.missing)
         return made
 
     def _perturbations(self, suite: str) -> Perturbations | None:
-        asked = flip_rate.official(suite)
+        asked = flip_rate.official(suite, self._facts.published(suite))
         if suite == "perturbations":
             names = self._facts.config.perturbations if self._facts.subject else ()
             asked = Asked(suite, [Scene(suite, name, "1") for name in names])

@@ -19,7 +19,7 @@ class Row(Frozen):
     """One figure of two networks on the same images. Shares are 0 to 1."""
 
     figure: str
-    """`clean test images`, `FGSM at 16/255`."""
+    """`clean test images`, `FGSM at 16/255`; of a mean that is not over everything, `ImageNet-C (14 of 15 kinds)`."""
     measure: Literal["top-1 accuracy", "mean top-1 error", "mean flip probability"]
     """Of the last two less is better."""
     before: float

@@ -4,9 +4,15 @@ In: the tables of two evaluations of the same images. Out: rows (`comparison.Row
 perturbations and attacks. Loads no torch.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from ns_core.evaluation.figures.baselines import counted_corruptions, counted_perturbations
+from ns_core.evaluation.figures.baselines import (
+    OFFICIAL_IMAGES,
+    SEVERITIES,
+    counted_corruptions,
+    counted_perturbations,
+)
 from ns_core.evaluation.figures.paired import common_rows, compared
 from ns_core.evaluation.figures.relative import difference
 from ns_core.evaluation.figures.variants import ATTACKS, Readable, Variants, paired
@@ -15,6 +21,7 @@ from ns_core.evaluation.reports.robustness_tables import name_of
 from ns_core.evaluation.results import Paired
 from ns_core.evaluation.tables import SEQUENCE_SUITES, Scene, Tables
 
+_LOG = logging.getLogger(__name__)
 _CLEAN = {Scene("clean", "test"): CLEAN_TEST, Scene("clean", "images"): "clean images of the folder"}
 _MEANS = {
     "corruptions": "corruptions made on the fly",
@@ -49,20 +56,53 @@ def _single(two: tuple[Readable, Readable], scene: Scene, figure: str) -> Row | 
 
 
 def _mean(two: tuple[Readable, Readable], suite: str, figure: str) -> Row | None:
-    """A mean over the variants that both have; None without any."""
-    sequences = suite in SEQUENCE_SUITES
-    counted = counted_perturbations(suite) if sequences else counted_corruptions()
-    scenes = [
-        scene
-        for scene in two[0].scenes
-        if scene.suite == suite and scene.name in counted and scene in two[1]
-        if scene.level == "1" or not sequences
-    ]
+    """A mean over the variants that both have and kept; its figure says so when those are not all."""
+    measured = [_counted(each.scenes, suite) for each in two]
+    scenes = [scene for scene in measured[0] if scene in measured[1]]
     old, new = (Variants.read(each, scenes) for each in two)
-    if old is None or new is None or (both := paired(new, old)) is None:
+    both = _on_common_scenes(new, old) if old and new else None
+    if both is None:
+        if any(measured):
+            _LOG.warning("%s: not compared, the two evaluations have too few images or variants in common", figure)
         return None
     values = float(both[1].means().mean()), float(both[0].means().mean())
-    return _row(figure, "mean flip probability" if sequences else "mean top-1 error", values, difference(*both))
+    measure = "mean flip probability" if suite in SEQUENCE_SUITES else "mean top-1 error"
+    part = _part(both[0].scenes, {*_official(suite), *measured[0], *measured[1]})
+    return _row(figure + part, measure, values, difference(*both))
+
+
+def _counted(scenes: Iterable[Scene], suite: str) -> list[Scene]:
+    """Those of a suite that its mean is over."""
+    sequences = suite in SEQUENCE_SUITES
+    names = counted_perturbations(suite) if sequences else counted_corruptions()
+    mine = [scene for scene in scenes if scene.suite == suite and scene.name in names]
+    return [scene for scene in mine if scene.level == "1" or not sequences]
+
+
+def _official(suite: str) -> list[Scene]:
+    """What a suite of official files has; nothing for what is made on the fly, as settings say."""
+    if suite not in OFFICIAL_IMAGES:
+        return []
+    if suite in SEQUENCE_SUITES:
+        return [Scene(suite, name, "1") for name in counted_perturbations(suite)]
+    return [Scene(suite, name, level) for name in counted_corruptions() for level in SEVERITIES]
+
+
+def _on_common_scenes(new: Variants, old: Variants) -> tuple[Variants, Variants] | None:
+    """Both on the scenes that both kept: one of the two may have left one out that misses too many images."""
+    kept = [scene for scene in new.scenes if scene in old.scenes]
+    return paired(new.restricted(kept), old) if kept else None
+
+
+def _part(compared_scenes: Sequence[Scene], wanted: Collection[Scene]) -> str:
+    """` (14 of 15 kinds)`, or the number of variants where a kind lacks some; nothing when all are there."""
+    lost = set(wanted) - set(compared_scenes)
+    if not lost:
+        return ""
+    names, all_names = {scene.name for scene in compared_scenes}, {scene.name for scene in wanted}
+    if names & {scene.name for scene in lost}:
+        return f" ({len(compared_scenes)} of {len(wanted)} variants)"
+    return f" ({len(names)} of {len(all_names)} kinds)"
 
 
 def _attacks(two: tuple[Readable, Readable]) -> Iterator[Scene]:

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from ns_core.evaluation.reports.page import Table
 from ns_core.evaluation.reports.report import percent
-from ns_core.evaluation.reports.robustness_tables import AGAINST, cells_of, name_of, share_row
+from ns_core.evaluation.reports.robustness_tables import AGAINST, cells_of, name_of, same_severities, share_row
 from ns_core.evaluation.results import Accuracy, Corruptions, Perturbations, RobustnessReport
 
 CONFUSED = 20
@@ -17,14 +17,18 @@ CONFUSED = 20
 
 
 def corrupted(now: Corruptions, before: Corruptions | None) -> Table:
-    """A row for each corruption: errors by severity, their mean, the baseline's, CE."""
+    """A row for each corruption: errors by severity, their mean, the baseline's over the same severities, CE.
+
+    `before`: None unless both were compared on the same images.
+    """
+    same = same_severities(now, before) if before else []
     severities = sorted({level for levels in now.errors.values() for level in levels}, key=float)
     rows: list[tuple[str, ...]] = [
         (
             _named(name, now.extra),
             *(percent(levels.get(level)) for level in severities),
             percent(now.means.get(name)),
-            percent(before.means.get(name) if before else None),
+            percent(before.means.get(name) if before and name in same else None),
             _ratio(now.ce.get(name)),
         )
         for name, levels in now.errors.items()
@@ -34,7 +38,10 @@ def corrupted(now: Corruptions, before: Corruptions | None) -> Table:
 
 
 def perturbed(now: Perturbations, before: Perturbations | None) -> Table:
-    """A row for each perturbation: flip probability, the baseline's, FR, accuracy over all frames, T5D."""
+    """A row for each perturbation: flip probability, the baseline's, FR, accuracy over all frames, T5D.
+
+    `before`: as in `corrupted`.
+    """
     rows: list[tuple[str, ...]] = [
         (
             _named(name, now.extra),

@@ -29,7 +29,7 @@ from ns_core.evaluation.reports.pictures import (
     titles,
 )
 from ns_core.evaluation.reports.report import percent
-from ns_core.evaluation.reports.robustness_tables import name_of
+from ns_core.evaluation.reports.robustness_tables import clean, name_of, same_severities
 from ns_core.evaluation.results import Accuracy, Attack, Corruptions, Estimate, Perturbations, RobustnessReport
 
 GREEN = "#009E73"
@@ -67,7 +67,8 @@ def severity_curves(path: Path, now: Corruptions, before: Corruptions | None = N
     if before is not None:
         handles, labels = charts.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower right", frameon=False, labelcolor=INK, ncols=2)
-    _heading(figure, f"Mean error under corruptions {_mean(now)}{_after(before)}", "Top-1 error by severity, 1 to 5")
+    title = f"Mean error under corruptions {_mean(now)}{_after(now, before)}"
+    _heading(figure, title, "Top-1 error by severity, 1 to 5")
     save(figure, path)
 
 
@@ -80,8 +81,16 @@ def _mean(one: Corruptions) -> str:
     return percent(one.mean_error.value if one.mean_error else None)
 
 
-def _after(before: Corruptions | None) -> str:
-    return f", the baseline's {_mean(before)}" if before is not None and before.mean_error is not None else ""
+def _after(now: Corruptions, before: Corruptions | None) -> str:
+    """The baseline's mean, if it is of the same corruptions at the same severities."""
+    if before is None or before.mean_error is None or _counted(now) != _counted(before):
+        return ""
+    return f", the baseline's {_mean(before)}"
+
+
+def _counted(one: Corruptions) -> set[tuple[str, str]]:
+    """What its mean is of: corruptions at severities, without the extra ones."""
+    return {(name, level) for name, levels in one.errors.items() if name not in one.extra for level in levels}
 
 
 def _heading(figure: Figure, title: str, explanation: str) -> None:
@@ -95,9 +104,12 @@ def corruption_bars(
 ) -> None:
     """Top-1 error by corruption, mean over severities; `names`: of the two in the legend.
 
-    With a baseline only what both have: a mean over other severities is another figure.
+    With a baseline only what both have at the same severities: a mean over others is another figure. Without any such
+    corruption as without a baseline.
     """
-    _bars(path, now.means, before.means if before else None, names, ("errs less under", "kinds of corruption"))
+    same = same_severities(now, before) if before else []
+    means = {name: before.means[name] for name in same if name in before.means} if before else None
+    _bars(path, now.means, means, names, ("errs less under", "kinds of corruption"))
 
 
 def flip_bars(path: Path, now: Perturbations, before: Perturbations | None = None) -> None:
@@ -158,8 +170,10 @@ def _paired_bars(
 
 
 def class_bars(path: Path, report: RobustnessReport, before: RobustnessReport | None, worst: int) -> None:
-    """Accuracy of the `worst` classes on clean images, the lowest above; with the baseline's where it has them."""
-    now, known = _by_class(report), _by_class(before) if before else {}
+    """Accuracy of the `worst` classes on clean images, the lowest above; with the baseline's where both were
+    compared on these images and it has the classes."""
+    ours, theirs = clean(report, before)
+    now, known = _by_class(report.class_names, ours), _by_class(before.class_names, theirs) if before else {}
     order = sorted(now, key=lambda name: (now[name], name))[:worst]
     figures: list[Mapping[str, float]] = [now]
     if order and all(name in known for name in order):
@@ -169,10 +183,9 @@ def class_bars(path: Path, report: RobustnessReport, before: RobustnessReport | 
     _paired_bars(path, order[::-1], figures, NAMES, (lowest, f"Top-1 accuracy by class on clean images, {which}"))
 
 
-def _by_class(report: RobustnessReport) -> dict[str, float]:
-    one = report.images or report.test
+def _by_class(names: Sequence[str], one: Accuracy | None) -> dict[str, float]:
     shares = one.per_class if one else []
-    return {name: share for name, share in zip(report.class_names, shares, strict=False) if share is not None}
+    return {name: share for name, share in zip(names, shares, strict=False) if share is not None}
 
 
 def attack_curves(path: Path, attacks: Mapping[str, Attack], before: Mapping[str, Attack]) -> None:

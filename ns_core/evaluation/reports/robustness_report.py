@@ -29,6 +29,8 @@ from ns_core.evaluation.reports.selection_report import confident
 from ns_core.evaluation.results import RobustnessReport
 from ns_core.fingerprint import SHORT
 
+BASELINE = "baseline"
+"""Suite of gaps where only a comparison is missing."""
 WORST_CLASSES = 20
 """Classes in the picture and in the list of those with the lowest accuracy."""
 
@@ -43,6 +45,10 @@ _NOTES = (
     "Under attack a clean mistake counts as one at every eps; eps is in 0..255 units of the pixels the network sees.",
     "ECE has 15 equal bins, the RMS calibration error bins of 100 images, the last one included. AURC is the area "
     "under the risk-coverage curve, AURRA that under the accuracy of the k surest.",
+)
+_RECALLED = (
+    "mFR by AlexNet: its ten flip probabilities are recalled from the paper's table and not yet confirmed by a run of "
+    "AlexNet."
 )
 
 
@@ -99,7 +105,7 @@ def render_html(evaluated: Evaluated, pictures: Mapping[str, bytes], examples: S
         *_section("Most frequent mistakes on clean images", details.confused(report)),
         *_galleries(report, examples),
         "<h2>How to read this</h2>",
-        html_list(_NOTES),
+        html_list(_notes(report)),
     ]
     return page(f"{evaluated.run_id}: robustness, generation {evaluated.generation}", body)
 
@@ -112,9 +118,15 @@ def render_markdown(evaluated: Evaluated) -> str:
         f"# {plain(evaluated.title)}",
         _bullets([*_remarks(evaluated), *tables.budgets(report)]),
         *(f"## {plain(head)}\n\n{markdown_table(table)}" for head, table in sections.items() if table.rows),
-        f"## How to read this\n\n{_bullets(_NOTES)}",
+        f"## How to read this\n\n{_bullets(_notes(report))}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _notes(report: RobustnessReport) -> list[str]:
+    """How to read the figures that this report has."""
+    by_alexnet = any(one.normaliser == "AlexNet" for one in tables.perturbation_suites(report).values())
+    return [*_NOTES, _RECALLED] if by_alexnet else [*_NOTES]
 
 
 def _missing(report: RobustnessReport) -> tuple[str, Table]:
@@ -124,14 +136,14 @@ def _missing(report: RobustnessReport) -> tuple[str, Table]:
 def _details(evaluated: Evaluated) -> dict[str, Table]:
     """Heading -> table of what both forms have."""
     report, before = evaluated.report, evaluated.baseline
-    other: Mapping[str, Any] = (tables.corruption_suites(before) | tables.perturbation_suites(before)) if before else {}
+    errors, flips = tables.baseline_corruptions(report, before), tables.baseline_perturbations(report, before)
     return {
         **{
-            f"Errors by corruption and severity, {_of(suite, 'corruptions')}": details.corrupted(one, other.get(suite))
+            f"Errors by corruption and severity, {_of(suite, 'corruptions')}": details.corrupted(one, errors.get(suite))
             for suite, one in tables.corruption_suites(report).items()
         },
         **{
-            f"Flips by perturbation, {_of(suite, 'perturbations')}": details.perturbed(one, other.get(suite))
+            f"Flips by perturbation, {_of(suite, 'perturbations')}": details.perturbed(one, flips.get(suite))
             for suite, one in tables.perturbation_suites(report).items()
         },
         "Under attack, by strength": details.attacked(report),
@@ -157,17 +169,22 @@ def _remarks(evaluated: Evaluated) -> list[str]:
     remarks = [place + f"{evaluated.fingerprint[:SHORT]}."]
     if evaluated.gate:
         remarks.append(f"Gate: {evaluated.gate['reason']}")
+    uncompared = sum(gap.suite == BASELINE for gap in report.gaps)
     if report.baseline:
-        remarks.append(f"The baseline is evaluate-robustness {report.baseline[:SHORT]}, on the same images.")
+        images = "in part on other images or without a ratio, see Not measured" if uncompared else "on the same images"
+        remarks.append(f"The baseline is evaluate-robustness {report.baseline[:SHORT]}, {images}.")
     else:
         remarks.append("There is no baseline to compare with.")
     for verdict, figures in tables.verdicts(report).items():
         if figures:
             remarks.append(f"{_OPENINGS[verdict]}: {', '.join(figures)}.")
     remarks += _worst_classes(report)
-    if report.gaps:
-        things = f"{len(report.gaps):,} {'thing' if len(report.gaps) == 1 else 'things'}"
+    if lost := len(report.gaps) - uncompared:
+        things = f"{lost:,} {'thing' if lost == 1 else 'things'}"
         remarks.append(f"Incomplete: {things} could not be measured, and no mean counts them: see Not measured.")
+    if uncompared:
+        those = f"{uncompared:,} {'comparison' if uncompared == 1 else 'comparisons'}"
+        remarks.append(f"{those} with the baseline could not be made: see Not measured.")
     return remarks
 
 

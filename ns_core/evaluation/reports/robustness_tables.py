@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ns_core.evaluation.reports.comparison import points
 from ns_core.evaluation.reports.page import Table
 from ns_core.evaluation.reports.report import percent
-from ns_core.evaluation.results import Corruptions, Estimate, Paired, Perturbations, RobustnessReport
+from ns_core.evaluation.results import Accuracy, Corruptions, Estimate, Paired, Perturbations, RobustnessReport
 
 ON_THE_FLY = "made on the fly: compares runs with each other only"
 OWN_IMAGES = "this data only"
@@ -19,6 +19,7 @@ PARTIAL = "official files, but not all of them: not comparable with published "
 RELATIVE = "relative to the baseline's errors: compares runs with each other only"
 PLAIN = "official files, not normalised: comparable with published "
 SAME_PROTOCOL = "official files, usual protocol: comparable with published "
+T5D = "official files, not normalised: not comparable with published mT5D"
 
 NAMES = {
     "imagenet_a": "ImageNet-A",
@@ -125,15 +126,17 @@ def _attacked(report: RobustnessReport) -> Iterator[Row]:
 
 def _subsets(report: RobustnessReport) -> Iterator[Row]:
     for suite, subset in report.subsets.items():
-        comparable = _of_files(report, suite, "top-1")
+        comparable = _of_files(report, suite, subset.comparable) + "top-1"
         figure = f"top-1 accuracy, {subset.classes:,} classes"
         yield share_row(name_of(suite), figure, comparable, subset.accuracy.top1, subset.accuracy.against_baseline)
         if subset.clean is not None:
             figure, against = f"clean top-1, same {subset.classes:,} classes", subset.clean.against_baseline
             yield share_row(name_of(suite), figure, OWN_IMAGES, subset.clean.top1, against)
-            yield Row(name_of(suite), "lost against clean images", OWN_IMAGES, percent(subset.gap))
+        if subset.gap is not None:
+            lost = f"{points(subset.gap)} points"
+            yield Row(name_of(suite), "lost against clean images", OWN_IMAGES, lost)
     if (unknown := report.imagenet_o) is not None:
-        comparable = _of_files(report, "imagenet_o", "AUPR")
+        comparable = _of_files(report, "imagenet_o", unknown.comparable) + "AUPR"
         yield share_row("ImageNet-O", "AUPR of unknown classes", comparable, unknown.aupr)
         yield share_row("ImageNet-O", "AUROC of unknown classes", comparable, unknown.auroc)
         images = f"{unknown.unknown + unknown.known:,}"
@@ -164,7 +167,8 @@ def _perturbations(report: RobustnessReport) -> Iterator[Row]:
         if one.mfr is not None:
             yield _ratio(name_of(suite), _relative(one, "mFR"), _normalised(one, "mFR"), one.mfr)
         if one.mean_t5d is not None:
-            yield Row(name_of(suite), f"mean T5D, not normalised {LOWER}", comparable, f"{one.mean_t5d:.2f}")
+            figure, comparable = f"mean T5D, not normalised {LOWER}", ON_THE_FLY if made else T5D
+            yield Row(name_of(suite), figure, comparable, f"{one.mean_t5d:.2f}")
 
 
 def corruption_suites(report: RobustnessReport) -> dict[str, Corruptions]:
@@ -179,10 +183,40 @@ def perturbation_suites(report: RobustnessReport) -> dict[str, Perturbations]:
     return {suite: one for suite, one in named.items() if one is not None}
 
 
-def _of_files(report: RobustnessReport, suite: str, figure: str) -> str:
+def clean(report: RobustnessReport, before: RobustnessReport | None = None) -> tuple[Accuracy | None, Accuracy | None]:
+    """On clean images: of the folder, else of the test split; and the baseline's on the same ones.
+
+    The second is None where the two were not compared: another split, or other images of it, are no comparison.
+    """
+    now = report.images or report.test
+    if now is None or now.against_baseline is None or before is None:
+        return now, None
+    return now, before.images if report.images else before.test
+
+
+def baseline_corruptions(report: RobustnessReport, before: RobustnessReport | None) -> dict[str, Corruptions]:
+    """The baseline's figures of the suites in which the two were compared on the same images."""
+    ours, theirs = corruption_suites(report), corruption_suites(before) if before else {}
+    return {suite: theirs[suite] for suite, one in ours.items() if one.against_baseline and suite in theirs}
+
+
+def baseline_perturbations(report: RobustnessReport, before: RobustnessReport | None) -> dict[str, Perturbations]:
+    """As `baseline_corruptions`."""
+    ours, theirs = perturbation_suites(report), perturbation_suites(before) if before else {}
+    return {suite: theirs[suite] for suite, one in ours.items() if one.against_baseline and suite in theirs}
+
+
+def same_severities(now: Corruptions, before: Corruptions) -> list[str]:
+    """Corruptions whose errors both have at the same severities: the means of others are of different things."""
+    return [
+        name for name, levels in now.errors.items() if levels and levels.keys() == before.errors.get(name, {}).keys()
+    ]
+
+
+def _of_files(report: RobustnessReport, suite: str, whole: bool) -> str:
     """What a figure of official files compares with: all of them, and nothing less, give the published one."""
     short = suite in report.budget or any(gap.suite == suite for gap in report.gaps)
-    return (PARTIAL if short else SAME_PROTOCOL) + figure
+    return SAME_PROTOCOL if whole and not short else PARTIAL
 
 
 def _relative(one: Corruptions | Perturbations, figure: str) -> str:

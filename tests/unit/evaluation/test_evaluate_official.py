@@ -13,8 +13,10 @@ from ns_core.config import EvaluateConfig
 from ns_core.config.evaluation import OfficialSets
 from ns_core.errors import UserError
 from ns_core.evaluation import evaluate_robustness
+from ns_core.evaluation.concluding import choices, points, sizes
+from ns_core.evaluation.plan import plan
 from ns_core.evaluation.report_file import ReportFile, read_report
-from ns_core.evaluation.results import RobustnessReport
+from ns_core.evaluation.results import Corruptions, Estimate, Perturbations, RobustnessReport
 from ns_core.evaluation.sets import digest
 from ns_core.evaluation.sets.imagenet_index import synsets, synsets_of
 from ns_core.evaluation.tables import Scene, Tables
@@ -107,7 +109,8 @@ def test_every_official_set_is_measured(checkpoint: Path, sets: Mapping[str, str
     assert report.images.top1.images == 4 * EACH
     assert set(report.subsets) == {"imagenet_a", "imagenet_r", "imagenet_v2", "imagenet_sketch"}
     for suite, subset in report.subsets.items():
-        assert (subset.accuracy.top1.images, subset.classes) == (3 * EACH, 3)
+        among = 3 if suite in ("imagenet_a", "imagenet_r") else len(NAMES)
+        assert (subset.accuracy.top1.images, subset.classes, subset.comparable) == (3 * EACH, among, False)
         assert subset.clean is not None
         assert subset.clean.top1.images == 3 * EACH
         assert subset.gap == pytest.approx(_error(tables, suite, suite) - _error(tables, suite, "clean"))
@@ -120,7 +123,7 @@ def test_every_official_set_is_measured(checkpoint: Path, sets: Mapping[str, str
         for level in "12345":
             assert report.imagenet_c.errors[name][level] == pytest.approx(_error(tables, "imagenet_c", name, level))
     assert report.imagenet_c.extra == ["spatter"]
-    assert not report.imagenet_c.comparable
+    assert (report.imagenet_c.normaliser, report.imagenet_c.comparable) == (None, False), "14 classes, 32 pixels"
     assert "motion_blur" in report.imagenet_c.missing
     assert report.cifar10_c is not None
     assert set(report.cifar10_c.errors) == {"fog", "contrast"}
@@ -128,6 +131,8 @@ def test_every_official_set_is_measured(checkpoint: Path, sets: Mapping[str, str
         assert measured is not None
         assert measured.sequences == sequences
         assert set(measured.flip_probability) >= {"tilt"}
+    assert report.imagenet_p is not None
+    assert (report.imagenet_p.normaliser, report.imagenet_p.fr) == (None, {})
     frames = tables.sequences(Scene("imagenet_p", "tilt", "1"))
     assert set(frames.frames) == {31}
     assert report.corruptions is None
@@ -147,6 +152,21 @@ def test_on_official_images_corruptions_perturbations_and_attacks_are_made_on_th
     assert report.attacks["pgd"].images == 4 * EACH
     assert report.test is None
     assert report.gaps == []
+
+
+def test_the_sizes_of_pictures_and_the_choices_are_known_before_anything_is_measured(sets: Mapping[str, str]) -> None:
+    planned = plan(EvaluateConfig(**FIXED, official=OfficialSets(**sets)), None, NAMES)
+    assert sizes(planned) == {"imagenet_c": {(SIZE, SIZE)}, "imagenet_p": {(SIZE, SIZE)}}
+    assert choices(planned) == {"imagenet_a": 3, "imagenet_r": 3, "imagenet_o": 3}
+
+
+def test_a_curve_has_one_normaliser_only() -> None:
+    one = Estimate(value=50, low=40, high=60, images=9)
+    by_baseline: dict[str, Any] = {"mce": one, "mfr": one, "normaliser": "baseline"}
+    made, moved = (kind.model_construct(**by_baseline) for kind in (Corruptions, Perturbations))
+    sets = {"imagenet_c": made, "imagenet_p": moved, "cifar10_c": made, "cifar10_p": moved}
+    report = RobustnessReport(model="tiny", size=32, class_names=[]).model_copy(update=sets)
+    assert {name for name, _, _ in points(report)} == {"cifar10_c/mce", "cifar10_p/mfr"}
 
 
 def test_a_budget_limits_each_set_and_is_told(checkpoint: Path, sets: Mapping[str, str], tmp_path: Path) -> None:

@@ -127,9 +127,9 @@ def test_relative_mce_of_imagenet_c_wants_the_same_images_clean(tmp_path: Path) 
         for name in counted_corruptions()
     ]
     assert found.relative_mce == pytest.approx(100 * np.mean(lost))
-    others = predictions(np.ones(70, bool), key=keys(70, "other"))
-    tables = saved(tmp_path / "without", {**scenes, Scene("clean", "images"): others})
-    assert corruptions(asked, Readable(tables), None)[0].relative_mce is None
+    for number, others in enumerate((predictions(np.ones(70, bool), key=keys(70, "other")), unreadable(clean, [59]))):
+        tables = saved(tmp_path / f"without {number}", {**scenes, Scene("clean", "images"): others})
+        assert corruptions(asked, Readable(tables), None)[0].relative_mce is None, "one of 60 is lacking, or all"
 
 
 def test_a_missing_scene_takes_mce_away_and_not_the_rest(tmp_path: Path) -> None:
@@ -200,6 +200,20 @@ def test_relative_mce_on_the_fly_is_of_the_same_images_clean_in_both(tmp_path: P
     asked = Asked("corruptions", [fog], [clean])
     found, _ = corruptions(asked, Readable(tables["ours"]), Readable(tables["theirs"]))
     assert found.relative_mce == pytest.approx(100 * (20 - 10) / (30 - 15))
+
+
+def test_relative_mce_on_the_fly_leaves_out_what_either_has_not_clean(tmp_path: Path) -> None:
+    fog, clean = Scene("corruptions", "fog", "3"), Scene("clean", "test")
+    # Clean mistakes are the first images: two of ours cannot be read here, three others of the baseline there.
+    tables = [
+        saved(tmp_path / str(bad), {fog: predictions(np.arange(50) >= bad), clean: unreadable(before, lost)})
+        for bad, before, lost in (
+            (20, predictions(np.arange(50) >= 10), [0, 1]),
+            (30, predictions(np.arange(50) >= 15), [2, 12, 40]),
+        )
+    ]
+    found, _ = corruptions(Asked("corruptions", [fog], [clean]), *map(Readable, tables))
+    assert found.relative_mce == pytest.approx(100 * (20 / 50 - 7 / 45) / (30 / 50 - 11 / 45))
 
 
 def test_where_the_baseline_makes_no_mistake_there_is_no_mean_of_ratios(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from ns_core.config import EvaluateConfig
 from ns_core.config.evaluation import OfficialSets
 from ns_core.errors import StageFailed, UserError
 from ns_core.evaluation.figures.corruption_error import official as official_corruptions
+from ns_core.evaluation.figures.facts import Facts
 from ns_core.evaluation.figures.flip_rate import official as official_perturbations
 from ns_core.evaluation.figures.gate import GateLimits
-from ns_core.evaluation.figures.score import Facts, gate_of, headline, score
+from ns_core.evaluation.figures.score import gate_of, headline, score
 from ns_core.evaluation.results import Gap, RobustnessReport
+from ns_core.evaluation.sets.imagenet_index import synsets
 from ns_core.evaluation.tables import Scene, Table
 from tests.scene_tables import CLASSES, keys, predictions, saved, sequences, unreadable
 
@@ -36,9 +38,9 @@ SMALL: dict[str, Any] = {
 
 
 def facts(config: Mapping[str, Any] = SMALL, **rest: Any) -> Facts:
-    told: dict[str, Any] = {"lengths": {"holdout": 100, "test": 100}, **rest}
     names = [str(number) for number in range(CLASSES)]
-    return Facts("tiny", 32, names, EvaluateConfig(**config), **told)
+    told: dict[str, Any] = {"lengths": {"holdout": 100, "test": 100}, "class_names": names, **rest}
+    return Facts(model="tiny", size=32, config=EvaluateConfig(**config), **told)
 
 
 def right(wrong: int, images: int = 100) -> Any:
@@ -206,7 +208,8 @@ def test_official_sets_have_their_own_rules(tmp_path: Path) -> None:
         **{scene: predictions(right(30)) for scene in official_corruptions("imagenet_c").scenes},
         **{scene: sequences(np.full(100, 3)) for scene in official_perturbations("imagenet_p").scenes},
     }
-    report = score(saved(tmp_path, scenes), facts(config, lengths={"images": 100}))
+    told = {"lengths": {"images": 100}, "choices": {"imagenet_a": 4}, "class_names": synsets()}
+    report = score(saved(tmp_path, scenes), facts(config, **told))
     assert report.gaps == []
     subset = report.subsets["imagenet_a"]
     assert subset.clean is not None

@@ -7,8 +7,8 @@ import pytest
 from ns_core.evaluation.figures.paired import mcnemar_p_value, paired_interval
 from ns_core.evaluation.reports.comparison import Row, as_html, as_markdown, table, verdict, words
 from ns_core.evaluation.reports.robustness_change import changes
-from ns_core.evaluation.tables import Scene, Tables
-from tests.evaluation_tables import evaluation, predictions, sequences, written
+from ns_core.evaluation.tables import Scene, Table, Tables
+from tests.evaluation_tables import evaluation, first, predictions, sequences, written
 from tests.page_parser import Page, markdown_rows
 
 EPS = {"0": 50, "2": 40, "4": 30, "8": 20, "16": 10}
@@ -80,6 +80,47 @@ def test_what_only_one_of_the_two_has_is_not_compared(tmp_path: Path) -> None:
         {Scene("perturbations", "tilt", "1"): sequences([1] * 20), Scene("fgsm", "fgsm", "8"): predictions([True])},
     )
     assert changes(before, after) == []
+
+
+def corrupted(count: int, *scenes: tuple[str, str], few: str = "") -> dict[Scene, Table]:
+    """So many right of 60 in each; `few`: a corruption of which only 20 images are there."""
+    return {Scene("corruptions", *scene): predictions(first(count, 20 if scene[0] == few else 60)) for scene in scenes}
+
+
+FOG, FROST, SNOW = ("fog", "5"), ("frost", "5"), ("snow", "5")
+
+
+def test_a_corruption_that_one_of_the_two_lacks_or_left_out_is_in_neither_mean_and_the_row_says_so(
+    tmp_path: Path,
+) -> None:
+    whole = written(tmp_path / "whole", corrupted(30, FOG, FROST, SNOW))
+    lacks = written(tmp_path / "lacks", corrupted(45, FOG, FROST))
+    left_out = written(tmp_path / "left out", corrupted(20, FOG, FROST, SNOW, few="snow"))
+    for before, after in ((whole, lacks), (lacks, whole), (whole, left_out), (left_out, whole)):
+        (row,) = changes(before, after)
+        assert row.figure == "corruptions made on the fly (2 of 3 kinds)"
+        assert row.images == 60
+    (row,) = changes(whole, lacks)
+    assert (row.before, row.after) == (0.5, 0.25)
+    assert "More robust to corruptions made on the fly (2 of 3 kinds): " in words(row)
+
+
+def test_a_severity_that_one_of_the_two_lacks_is_told_in_variants(tmp_path: Path) -> None:
+    before = written(tmp_path / "a", corrupted(30, FOG, ("fog", "1"), FROST))
+    (row,) = changes(before, written(tmp_path / "b", corrupted(45, FOG, FROST)))
+    assert row.figure == "corruptions made on the fly (2 of 3 variants)"
+
+
+def test_official_files_that_both_lack_are_told(tmp_path: Path) -> None:
+    scenes = {Scene("imagenet_p", "tilt", "1"): sequences([3] * 20)}
+    (row,) = changes(written(tmp_path / "a", scenes), written(tmp_path / "b", scenes))
+    assert row.figure == "ImageNet-P (1 of 10 kinds)"
+
+
+def test_a_mean_that_cannot_be_compared_is_told_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = written(tmp_path / "a", corrupted(30, FOG))
+    assert changes(before, written(tmp_path / "b", corrupted(10, FOG, few="fog"))) == []
+    assert "corruptions made on the fly: not compared" in caplog.text
 
 
 def test_a_single_eps_is_the_strongest_and_has_one_row(tmp_path: Path) -> None:

@@ -90,6 +90,39 @@ def test_two_networks_are_compared_on_the_corruptions_that_both_have(tmp_path: P
     )
 
 
+def test_means_over_other_severities_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(pictures, "titles", lambda axes, title, explanation: titles.append(title))
+    errors = {**OTHER_ERRORS.errors, "fog": {"5": 1.0}}
+    pixels(tmp_path, bars(ERRORS, OTHER_ERRORS.model_copy(update={"errors": errors})))
+    nothing = {name: {"1": levels["1"]} for name, levels in OTHER_ERRORS.errors.items()}
+    pixels(tmp_path, bars(ERRORS, OTHER_ERRORS.model_copy(update={"errors": nothing})))
+    assert titles == ["This checkpoint errs less under 14 of 14 kinds of corruption", "15 kinds of corruption"]
+
+
+def test_a_mean_error_over_other_severities_is_not_in_the_title(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(pictures, "_heading", lambda figure, title, explanation: titles.append(title))
+    errors = {**OTHER_ERRORS.errors, "fog": {"5": 1.0}}
+    pixels(tmp_path, severity(ERRORS, OTHER_ERRORS))
+    pixels(tmp_path, severity(ERRORS, OTHER_ERRORS.model_copy(update={"errors": errors})))
+    assert ["the baseline's" in title for title in titles] == [True, False]
+
+
+def test_classes_are_compared_on_the_same_clean_images_only(tmp_path: Path) -> None:
+    alone = pixels(tmp_path, classes(alone=True))
+    assert NOW.test
+    unpaired = NOW.model_copy(update={"test": NOW.test.model_copy(update={"against_baseline": None})})
+    other_split = BEFORE.model_copy(update={"images": BEFORE.test, "test": None})
+    folder = BEFORE.model_copy(update={"images": accuracy(0.1)})
+    same = pixels(tmp_path, classes())
+    for now, before, wanted in ((unpaired, BEFORE, alone), (NOW, other_split, alone), (NOW, folder, same)):
+        found = pixels(tmp_path, lambda path, now=now, before=before: pictures.class_bars(path, now, before, 20))  # type: ignore[misc]
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_a_severity_that_is_missing_leaves_a_gap_and_no_error(tmp_path: Path) -> None:
     errors = {**ERRORS.errors, "fog": {"1": 0.1, "5": 0.5}, "frost": {"3": 0.4}}
     part = ERRORS.model_copy(update={"errors": errors, "mean_error": None})

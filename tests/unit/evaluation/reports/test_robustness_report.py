@@ -14,7 +14,14 @@ from ns_core.evaluation.reports.robustness_tables import suites, verdicts
 from ns_core.evaluation.results import RobustnessReport
 from ns_core.evaluation.tables import Scene
 from tests.page_parser import Page, markdown_rows
-from tests.robustness_reports import GAPS, estimate, official_report, paired, student_report, teacher_report
+from tests.robustness_reports import (
+    GAPS,
+    estimate,
+    official_report,
+    paired,
+    student_report,
+    teacher_report,
+)
 
 HOSTILE = '<script src="https://evil.example/x.js">|`*_a_*[b](https://evil.example)\n# c'
 FOG = Scene("corruptions", "fog", "5")
@@ -87,7 +94,7 @@ def test_whole_official_files_are_comparable_with_what_is_published() -> None:
     subset = row_of(report, "ImageNet-A", "top-1 accuracy, 200 classes")
     assert subset["comparable with"] == "official files, usual protocol: comparable with published top-1"
     assert row_of(report, "ImageNet-A", "clean top-1, same 200 classes")["value"] == "92.0 %"
-    assert row_of(report, "ImageNet-A", "lost against clean images")["value"] == "32.0 %"
+    assert row_of(report, "ImageNet-A", "lost against clean images")["value"] == "+32.0 points"
 
 
 @pytest.mark.parametrize("how", [{"budget": {"imagenet_a": 500}}, {"gaps": [GAPS[0].model_copy()]}])
@@ -96,6 +103,31 @@ def test_a_draw_of_official_files_or_one_with_gaps_is_not_comparable(how: dict[s
         how = {"gaps": [GAPS[0].model_copy(update={"suite": "imagenet_a"})]}
     row = row_of(official_report(**how), "ImageNet-A", "top-1 accuracy, 200 classes")
     assert row["comparable with"] == "official files, but not all of them: not comparable with published top-1"
+
+
+def test_subsets_that_are_not_whole_are_not_comparable_though_no_gap_tells_it() -> None:
+    whole = official_report()
+    assert whole.imagenet_o
+    part = {"comparable": False}
+    subsets = {name: one.model_copy(update=part) for name, one in whole.subsets.items()}
+    report = official_report(subsets=subsets, imagenet_o=whole.imagenet_o.model_copy(update=part))
+    for suite, figure, published in (
+        ("ImageNet-A", "top-1 accuracy, 200 classes", "top-1"),
+        ("ImageNet-O", "AUPR of unknown classes", "AUPR"),
+    ):
+        assert row_of(report, suite, figure)["comparable with"] == (
+            f"official files, but not all of them: not comparable with published {published}"
+        )
+        assert row_of(whole, suite, figure)["comparable with"].endswith(
+            f"protocol: comparable with published {published}"
+        )
+
+
+def test_a_top_5_distance_is_never_the_published_one() -> None:
+    row = row_of(official_report(), "ImageNet-P", "mean T5D, not normalised (lower is better)")
+    assert row["comparable with"] == "official files, not normalised: not comparable with published mT5D"
+    made = row_of(student_report(), "perturbations", "mean T5D, not normalised (lower is better)")
+    assert made["comparable with"] == "made on the fly: compares runs with each other only"
 
 
 def test_an_mce_of_part_of_the_files_is_not_comparable() -> None:

@@ -4,7 +4,6 @@ In: the tables of two evaluations of the same images. Out: rows (`comparison.Row
 perturbations and attacks. Loads no torch.
 """
 
-import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from ns_core.evaluation.figures.baselines import (
@@ -20,8 +19,8 @@ from ns_core.evaluation.reports.comparison import CLEAN_TEST, Row, verdict
 from ns_core.evaluation.reports.robustness_tables import name_of
 from ns_core.evaluation.results import Paired
 from ns_core.evaluation.tables import SEQUENCE_SUITES, Scene, Tables
+from ns_core.stage import log
 
-_LOG = logging.getLogger(__name__)
 _CLEAN = {Scene("clean", "test"): CLEAN_TEST, Scene("clean", "images"): "clean images of the folder"}
 _MEANS = {
     "corruptions": "corruptions made on the fly",
@@ -63,7 +62,7 @@ def _mean(two: tuple[Readable, Readable], suite: str, figure: str) -> Row | None
     both = _on_common_scenes(new, old) if old and new else None
     if both is None:
         if any(measured):
-            _LOG.warning("%s: not compared, the two evaluations have too few images or variants in common", figure)
+            log.warning("%s: not compared, the two evaluations have too few images or variants in common", figure)
         return None
     values = float(both[1].means().mean()), float(both[0].means().mean())
     measure = "mean flip probability" if suite in SEQUENCE_SUITES else "mean top-1 error"

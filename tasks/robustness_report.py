@@ -103,7 +103,10 @@ def _makers(now: RobustnessReport, before: RobustnessReport | None) -> dict[str,
         draw = partial(pictures.flip_bars, now=one, before=flips.get(suite))
         makers[f"Flip probability, {name_of(suite)}"] = f"{suite}_bars", draw
     if now.attacks:
-        draw = partial(pictures.attack_curves, attacks=now.attacks, before=before.attacks if before else {})
+        # Of a baseline that was attacked with other settings there is no comparison, and no curve beside ours.
+        same = {kind for kind, attack in now.attacks.items() if attack.against_baseline}
+        beside = {kind: attack for kind, attack in before.attacks.items() if kind in same} if before else {}
+        draw = partial(pictures.attack_curves, attacks=now.attacks, before=beside)
         makers["Accuracy under attack"] = "attacks", draw
     ours, theirs = clean(now, before)
     if ours:

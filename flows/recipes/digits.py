@@ -91,7 +91,7 @@ def digits() -> Recipe:
         student=StudentConfig(**STUDENT),
         student_models=("ns_efficientnet_s", "ns_efficientnet_m"),
         finetune=FinetuneConfig(**FINETUNE),
-        evaluate=EvaluateConfig(max_sequences=100, max_attacked=200),
+        evaluate=EvaluateConfig(max_sequences=100, max_attacked=200, pgd_eps=(4.0, 16.0)),
         # One compute thread: two were slower on networks this small. It leaves the other core to the loader,
         # and makes the numbers independent of how many cores a machine has.
         compute=ComputeConfig(device="cpu", threads=1, loader_workers=1),

@@ -14,6 +14,7 @@ from typing import Any
 from ns_core.artifacts import Finetuned, Imported, Paths, Record, Student, Teacher, damage
 from ns_core.errors import NotFound, UserError, nearest
 from ns_core.evaluation.reports.report import RunPaths, champion, figures_of, find_run
+from ns_core.evaluation.results import FIGURES
 from ns_core.fingerprint import SHORT
 from ns_core.localize import localize
 from ns_core.models.export.request import Facts
@@ -21,7 +22,6 @@ from ns_core.stage import cache_folder
 from ns_core.storage import Storage, open_storage
 
 STAGES = (Teacher.stage, Student.stage, Finetuned.stage, Imported.stage)
-FIGURES = ("holdout_top1", "test_top1", "ece", "mean_corruption_error", "fgsm_strongest_top1")
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
 _ARTIFACT = re.compile(

@@ -8,10 +8,10 @@ import argparse
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import evaluate_command, store_commands
+from flows.store_commands import add_store, home_and_store
 
 if TYPE_CHECKING:
     from ns_core.config import Recipe
@@ -65,20 +65,20 @@ def _parser() -> argparse.ArgumentParser:
     recipes.set_defaults(verb=_recipes)
     report = verbs.add_parser("report", help="print the tables of a run")
     report.add_argument("run", metavar="RUN", help="run id, the beginning of one, or 'latest'")
-    _add_store(report)
+    add_store(report)
     report.set_defaults(verb=_report)
     _add_export(verbs)
     evaluate = evaluate_command.add(verbs, _CHECKPOINTS)
-    _add_store(evaluate)
+    add_store(evaluate)
     evaluate.set_defaults(verb=_evaluate)
     store_commands.add_verbs(verbs)
     ui = verbs.add_parser("ui", help="start the Prefect and MLflow pages over the local state; Ctrl-C stops both")
     ui.add_argument("--prefect-port", type=int, default=4200, metavar="PORT")
     ui.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT")
-    _add_store(ui)
+    add_store(ui)
     ui.set_defaults(verb=_ui)
     doctor = verbs.add_parser("doctor", help="check store, tracking, device and disk; one line each")
-    _add_store(doctor)
+    add_store(doctor)
     doctor.set_defaults(verb=_doctor)
     return parser
 
@@ -122,7 +122,7 @@ def _add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     export.add_argument("checkpoint", metavar="CHECKPOINT", help="a run, an artifact or a folder, see below")
     export.add_argument("--format", required=True, metavar="FORMAT", help=", ".join(FORMATS))
     export.add_argument("--output", metavar="DIR", help="new or empty folder (default: {checkpoint}-{format}, here)")
-    _add_store(export)
+    add_store(export)
     export.set_defaults(verb=_export)
 
 
@@ -135,22 +135,7 @@ def _add_settings(verb: argparse.ArgumentParser) -> None:
         help="change a field of the recipe; may be given again",
     )
     verb.add_argument("--seed", type=int, help="seed of the whole experiment")
-    _add_store(verb)
-
-
-def _add_store(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--store",
-        metavar="URI",
-        help="folder or s3://bucket/prefix of the artifacts (default: $NS_STORE, or .noisy-student/store)",
-    )
-
-
-def _home_and_store(options: argparse.Namespace) -> tuple[Path, str]:
-    from flows import environment
-
-    home = environment.home()
-    return home, options.store or environment.default_store(home)
+    add_store(verb)
 
 
 def _chosen(options: argparse.Namespace) -> "Recipe":
@@ -167,7 +152,7 @@ def _run(options: argparse.Namespace) -> int:
     from flows.start import start
 
     chosen = _chosen(options)
-    home, store = _home_and_store(options)
+    home, store = home_and_store(options)
     with view(sys.stderr) as listener:
         result = start(chosen, store, home, listener)
     document = result.document()
@@ -182,7 +167,7 @@ def _prepare(options: argparse.Namespace) -> int:
     from flows.start import prepare
 
     chosen = _chosen(options)
-    home, store = _home_and_store(options)
+    home, store = home_and_store(options)
     with view(sys.stderr) as listener:
         document = prepare(chosen, store, home, listener)
     if options.json:
@@ -221,7 +206,7 @@ def _report(options: argparse.Namespace) -> int:
     from ns_core.evaluation.reports.report import RunPaths, find_run
     from ns_core.storage import open_storage
 
-    _, store = _home_and_store(options)
+    _, store = home_and_store(options)
     storage = open_storage(store)
     paths = RunPaths(find_run(storage, options.run))
     print(storage.read(paths.markdown).decode())
@@ -232,20 +217,20 @@ def _report(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from flows.export import export
 
-    _, store = _home_and_store(options)
+    _, store = home_and_store(options)
     print(export(options.checkpoint, options.format, options.output, store))
     return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    home, store = _home_and_store(options)
+    home, store = home_and_store(options)
     return evaluate_command.run(options, store, home)
 
 
 def _ui(options: argparse.Namespace) -> int:
     from flows.ui import serve
 
-    home, store = _home_and_store(options)
+    home, store = home_and_store(options)
     return serve(home, store, options.prefect_port, options.mlflow_port)
 
 
@@ -253,7 +238,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from flows import environment
     from flows.doctor import diagnose, show
 
-    home, store = _home_and_store(options)
+    home, store = home_and_store(options)
     return show(diagnose(home, store, environment.default_tracking(home)))
 
 

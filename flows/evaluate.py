@@ -13,11 +13,11 @@ from prefect.states import Failed
 
 from flows import place
 from flows.official import official_inputs
-from flows.results import FIGURES
 from flows.subject import Subject, find_baseline, find_subject, measurable
 from ns_core.artifacts import Artifact, Checkpoint, Frozen, Imported, Report
 from ns_core.config import EvaluateConfig, Recipe
 from ns_core.errors import UserError
+from ns_core.evaluation.results import FIGURES
 from ns_core.storage import open_storage
 from tasks.evaluate_robustness import evaluate_robustness
 from tasks.evaluation_run import open_checkpoint, open_evaluation

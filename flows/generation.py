@@ -5,10 +5,11 @@ Where the selection is made once for all generations, those that find it made on
 
 from prefect import flow
 
-from flows.results import FIGURES, GenerationResult, Standing
+from flows.results import GenerationResult, Standing
 from flows.selection import choose, labels_for
 from ns_core.artifacts import Artifact, Dataset
 from ns_core.config import Recipe
+from ns_core.evaluation.results import FIGURES
 from ns_core.settings import StageConfig
 from tasks.evaluate_robustness import evaluate_robustness
 from tasks.finetune_at_test_resolution import finetune_at_test_resolution

@@ -38,11 +38,14 @@ def _table(items: list[dict[str, Any]]) -> Table:
 
 
 def _lines(document: Mapping[str, Any]) -> list[str]:
-    items, runs = document["items"], len(document["kept_runs"])
+    items, runs, days = document["items"], document["kept_runs"], document["older_than_days"]
+    if not document["artifacts"] and not items:
+        return ["The store is empty."]
     lines = [
         f"{len(items)} to remove, {_size(document['bytes'])}. {document['artifacts_that_stay']} of "
-        f"{document['artifacts']} artifacts stay: for {runs} finished runs, {len(document['runs_underway'])} that are "
-        f"under way, the model registry, or younger than {document['older_than_days']:g} days."
+        f"{document['artifacts']} artifacts stay: finished runs ({len(runs)}) or runs under way "
+        f"({len(document['runs_underway'])}) need them, the model registry does, or they are younger than "
+        f"{'a day' if days == 1 else f'{days:g} days'}."
     ]
     if document["dropped_runs"]:
         lines.append(f"Dropped: {', '.join(document['dropped_runs'])}")

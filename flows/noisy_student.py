@@ -14,12 +14,13 @@ from flows import place
 from flows.generation import generation
 from flows.official import official_inputs
 from flows.recipes.digits import digits
-from flows.results import FIGURES, GenerationResult, RunResult, Standing
+from flows.results import GenerationResult, RunResult, Standing
 from flows.selection import choose_by_selector
 from ns_core.artifacts import Artifact
 from ns_core.config import Recipe
 from ns_core.data.sources import content_digest
 from ns_core.errors import UserError
+from ns_core.evaluation.results import FIGURES
 from ns_core.settings import StageConfig
 from tasks.evaluate_robustness import evaluate_robustness
 from tasks.observe import current

@@ -3,17 +3,8 @@
 from typing import Any
 
 from ns_core.artifacts import Finetuned, Frozen, Report, Selection, Teacher
+from ns_core.evaluation.results import FIGURES
 from tasks.observe import StageOutcome
-
-FIGURES = (
-    "holdout_top1",
-    "test_top1",
-    "ece",
-    "mean_corruption_error",
-    "mean_flip_probability",
-    "fgsm_strongest_top1",
-    "pgd_strongest_top1",
-)
 
 
 def _measured(report: Report) -> dict[str, Any]:

@@ -51,14 +51,20 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     gc.set_defaults(verb=_gc)
     for verb in (lineage, gc):
         verb.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-        verb.add_argument(
-            "--store",
-            metavar="URI",
-            help="folder or s3://bucket/prefix of the artifacts (default: $NS_STORE, or .noisy-student/store)",
-        )
+        add_store(verb)
 
 
-def _home_and_store(options: argparse.Namespace) -> tuple[Path, str]:
+def add_store(verb: argparse.ArgumentParser) -> None:
+    """The option `--store` of every verb that has to do with one."""
+    verb.add_argument(
+        "--store",
+        metavar="URI",
+        help="folder or s3://bucket/prefix of the artifacts (default: $NS_STORE, or .noisy-student/store)",
+    )
+
+
+def home_and_store(options: argparse.Namespace) -> tuple[Path, str]:
+    """Where local state lies, and the store that was asked for or is the default."""
     from flows import environment
 
     home = environment.home()
@@ -68,14 +74,14 @@ def _home_and_store(options: argparse.Namespace) -> tuple[Path, str]:
 def _lineage(options: argparse.Namespace) -> int:
     from flows.lineage import show
 
-    home, store = _home_and_store(options)
+    home, store = home_and_store(options)
     return show(options.subject or "", options.keys or "", store, home, as_json=options.json)
 
 
 def _gc(options: argparse.Namespace) -> int:
     from flows.housekeeping import Choice, collect
 
-    home, store = _home_and_store(options)
+    home, store = home_and_store(options)
     choice = Choice(
         keep=tuple(options.keep),
         drop=tuple(options.drop),

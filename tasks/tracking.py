@@ -16,6 +16,7 @@ from prefect.runtime import flow_run
 from ns_core.artifacts import Artifact, Dataset, Finetuned, PseudoLabels, Report, Selection, Teacher, load
 from ns_core.config import Recipe
 from ns_core.errors import NotFound
+from ns_core.evaluation.results import FIGURES
 from ns_core.fingerprint import digest
 from ns_core.storage import open_storage
 from ns_core.tracking import Point, Tracker
@@ -24,17 +25,6 @@ from tasks.run import Run, StageCall
 
 REGISTERED = "noisy-student"
 """Name of the registered model whose versions point at checkpoints in the store."""
-
-_EVALUATED = (
-    "holdout_top1",
-    "test_top1",
-    "ece",
-    "mean_corruption_error",
-    "mean_flip_probability",
-    "fgsm_strongest_top1",
-    "pgd_strongest_top1",
-)
-"""Figures of an evaluation that are charted."""
 
 _children: dict[str, dict[int, str]] = {}
 """Parent run -> generation -> child run, of the runs that are open in this process."""
@@ -140,7 +130,7 @@ def _figures(artifact: Artifact) -> dict[str, float]:
     if isinstance(artifact, PseudoLabels):
         return {"pl/images": float(result["images"])}
     if isinstance(artifact, Report):
-        return {f"val/{name}": float(result[name]) for name in _EVALUATED if result.get(name) is not None}
+        return {f"val/{name}": float(result[name]) for name in FIGURES if result.get(name) is not None}
     return {}
 
 

@@ -70,16 +70,43 @@ def gate(verdict: str, gain: float, interval: tuple[float, float], reason: str) 
     }
 
 
+def _generations(first: Any, one: Any, two: Any, three: Any) -> list[dict[str, Any]]:
+    """Of the first teacher's figures and of its three students'."""
+    model = {"model": "ns_efficientnet_m", "parameters": 612_010}
+    rose = "Promoted the student: +5.3 points of accuracy (95% interval +2.0 to +9.0, p = 0.004)."
+    fell = "Kept the teacher because the gain is below the +0.0 points required: -1.3 points of accuracy."
+    again = "Promoted the student: +2.0 points of accuracy (95% interval -0.7 to +5.0, p = 0.2)."
+    return [
+        {
+            "index": 1,
+            "teacher": first,
+            "student": {**one, "model": "ns_efficientnet_s", "parameters": 241_000},
+            "pseudo_labels": {"kept": 812, "rows": 1100},
+            "gate": gate("promote", 0.0533, (0.02, 0.09), rose),
+        },
+        {
+            "index": 2,
+            "teacher": one,
+            "student": {**two, **model},
+            "pseudo_labels": {"kept": 901, "rows": 1100},
+            "gate": gate("keep-teacher", -0.0133, (-0.04, 0.01), fell),
+        },
+        {
+            "index": 3,
+            "teacher": one,
+            "student": {**three, **model},
+            "pseudo_labels": {"kept": 901, "rows": 1100},
+            "gate": gate("promote", 0.02, (-0.007, 0.05), again),
+        },
+    ]
+
+
 def example_document() -> dict[str, Any]:
     """Promoted, kept, promoted: the student of generation 3 stands, 7.5 points above the first teacher."""
     first = figures(0.85, 0.8575, 0.071, 0.412, 0.11)
     one = figures(0.9033, 0.91, 0.052, 0.301, 0.2225)
     two = figures(0.89, 0.9025, 0.058, 0.322, 0.2)
     three = figures(0.9233, 0.9325, 0.04, 0.27, 0.2525)
-    model = {"model": "ns_efficientnet_m", "parameters": 612_010}
-    rose = "Promoted the student: +5.3 points of accuracy (95% interval +2.0 to +9.0, p = 0.004)."
-    fell = "Kept the teacher because the gain is below the +0.0 points required: -1.3 points of accuracy."
-    again = "Promoted the student: +2.0 points of accuracy (95% interval -0.7 to +5.0, p = 0.2)."
     return {
         "run_id": "digits-20261122-221500-3fa9",
         "recipe": "digits",
@@ -91,29 +118,7 @@ def example_document() -> dict[str, Any]:
             *(stage(name, generation, "computed", 12.3) for generation in (1, 2, 3) for name in STAGES),
         ],
         "first_teacher": {**first, "model": "ns_efficientnet_xs", "parameters": 61_402},
-        "generations": [
-            {
-                "index": 1,
-                "teacher": first,
-                "student": {**one, "model": "ns_efficientnet_s", "parameters": 241_000},
-                "pseudo_labels": {"kept": 812, "rows": 1100},
-                "gate": gate("promote", 0.0533, (0.02, 0.09), rose),
-            },
-            {
-                "index": 2,
-                "teacher": one,
-                "student": {**two, **model},
-                "pseudo_labels": {"kept": 901, "rows": 1100},
-                "gate": gate("keep-teacher", -0.0133, (-0.04, 0.01), fell),
-            },
-            {
-                "index": 3,
-                "teacher": one,
-                "student": {**three, **model},
-                "pseudo_labels": {"kept": 901, "rows": 1100},
-                "gate": gate("promote", 0.02, (-0.007, 0.05), again),
-            },
-        ],
+        "generations": _generations(first, one, two, three),
         "report": "",
         "robustness": [
             row("clean test images", "top-1 accuracy", 0.8575, 0.9325, 0.03),

@@ -12,6 +12,16 @@ from ns_core.artifacts import Frozen
 
 LEVEL = 0.95
 """Of every interval."""
+FIGURES = (
+    "holdout_top1",
+    "test_top1",
+    "ece",
+    "mean_corruption_error",
+    "mean_flip_probability",
+    "fgsm_strongest_top1",
+    "pgd_strongest_top1",
+)
+"""Of the record's figures those that tables, charts and exports carry."""
 
 
 class Estimate(Frozen):

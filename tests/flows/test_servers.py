@@ -147,6 +147,8 @@ def test_the_grpc_twin_of_a_port_of_s3_is_looked_at_too() -> None:
 
 def test_free_ports_are_free_and_differ() -> None:
     found = ports.free()
+    numbers = [getattr(found, name) for name in Ports.names()]
+    assert len(set(numbers)) == len(numbers)
     ports.check(found, Ports.names(), "127.0.0.1")
 
 

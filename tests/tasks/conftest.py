@@ -12,8 +12,11 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from flows import environment
 
     environment.prepare(tmp_path_factory.mktemp("prefect-home"))
+    from prefect.logging.configuration import setup_logging
     from prefect.testing.utilities import prefect_test_harness
 
+    # Otherwise a process's first flow does it, which takes the handlers away that its test listens with.
+    setup_logging()
     with prefect_test_harness(server_startup_timeout=180):
         yield
 

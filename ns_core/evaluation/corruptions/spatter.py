@@ -39,14 +39,14 @@ def _spattered(image: Pixels, level: Level, draw: npt.NDArray[np.float64]) -> Pi
     liquid[liquid < least] = 0
     unit = image.astype(np.float32) / np.float32(255)
     if kind == 0:
-        drops = _drops(np.asarray(liquid * 255, dtype=np.uint8), strength)
+        drops = lit_drops(np.asarray(liquid * 255, dtype=np.uint8), strength)
         return truncated(unit + _tinted(drops, _WATER))
     splashes = _blurred((liquid > least).astype(np.float32), strength)
     splashes[splashes < 0.8] = 0
     return truncated(unit * cv2.merge([1 - splashes] * 3) + _tinted(splashes, _MUD))
 
 
-def _drops(liquid: npt.NDArray[np.uint8], strength: float) -> Floats:
+def lit_drops(liquid: npt.NDArray[np.uint8], strength: float) -> Floats:
     """Brightness [H, W] of the drops, 0 to `strength`: the liquid lit by its distance from the drops' edges.
 
     Without a single lit drop, which small pictures come to, the originals divide 0 by 0 and the picture turns black;

@@ -43,7 +43,9 @@ _SHARES = {
     "holdout_top1": "holdout top-1 accuracy",
     "test_top1": "test top-1 accuracy",
     "mean_corruption_error": "mean error under corruptions (not comparable with published mCE)",
+    "mean_flip_probability": "mean flip probability along perturbed sequences (not comparable with published mFR)",
     "fgsm_strongest_top1": "top-1 accuracy under FGSM",
+    "pgd_strongest_top1": "top-1 accuracy under PGD",
 }
 _PLAIN = {"ece": "expected calibration error"}
 _LISTED_CLASSES = 100

@@ -1,27 +1,14 @@
 """Pictures: PNG files of a readable size that show the data they were given."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
 from ns_core.evaluation.reports import pictures
+from tests.drawings import Draw, pixels
 from tests.example_document import example_document, supervised_document
-
-Draw = Callable[[Path], None]
-
-
-def pixels(tmp_path: Path, draw: Draw) -> NDArray[np.uint8]:
-    """The decoded picture, uint8[H,W,3]."""
-    path = tmp_path / "picture.png"
-    draw(path)
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB"))
 
 
 def accuracy(document: dict[str, Any]) -> Draw:

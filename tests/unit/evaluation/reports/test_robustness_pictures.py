@@ -1,18 +1,14 @@
 """Pictures of an evaluation: PNG files of a readable size that show the data they were given."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
 from ns_core.evaluation.reports import robustness_pictures as pictures
 from ns_core.evaluation.results import Accuracy, Corruptions, Perturbations
+from tests.drawings import Draw, pixels
 from tests.robustness_reports import accuracy, corruptions, estimate, perturbations, student_report, teacher_report
-
-Draw = Callable[[Path], None]
 
 NOW, BEFORE = student_report(), teacher_report()
 ERRORS, FLIPS, CLEAN = corruptions(1.0), perturbations(1.0), accuracy(0.91)
@@ -57,15 +53,6 @@ CHARTS: dict[str, tuple[Draw, Draw]] = {
     "calibration without a baseline": (confidence(CLEAN), confidence(CLEAN, OTHER_CLEAN)),
 }
 """Name -> a chart, and one of other data."""
-
-
-def pixels(tmp_path: Path, draw: Draw) -> NDArray[np.uint8]:
-    """The decoded picture, uint8[H,W,3]."""
-    path = tmp_path / "picture.png"
-    draw(path)
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB"))
 
 
 @pytest.mark.parametrize("name", CHARTS)
@@ -130,5 +117,12 @@ def test_a_severity_that_is_missing_leaves_a_gap_and_no_error(tmp_path: Path) ->
 
 
 def test_a_baseline_that_was_attacked_otherwise_leaves_its_part_out(tmp_path: Path) -> None:
+    """Of AutoAttack, which it did not face, there is our point alone: as without any baseline for it."""
     other = {"autoattack": NOW.attacks["fgsm"].model_copy(update={"top1": {"4": estimate(0.1)}})}
-    pixels(tmp_path, lambda path: pictures.attack_curves(path, {**NOW.attacks, **other}, BEFORE.attacks))
+    beside = {**BEFORE.attacks, "autoattack": other["autoattack"].model_copy(update={"top1": {"8": estimate(0.9)}})}
+    part, without, whole = (
+        pixels(tmp_path, lambda path, before=before: pictures.attack_curves(path, {**NOW.attacks, **other}, before))  # type: ignore[misc]
+        for before in (beside, BEFORE.attacks, {**BEFORE.attacks, **other})
+    )
+    np.testing.assert_array_equal(part, without)
+    assert (whole != without).any(), "where it faced the same, it is drawn"

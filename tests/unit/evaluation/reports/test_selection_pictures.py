@@ -1,6 +1,5 @@
 """Pictures of a selection: PNG files of a readable size that show the data they were given."""
 
-from collections.abc import Callable
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -14,17 +13,7 @@ from ns_core.evaluation.reports import selection_pictures as pictures
 from ns_core.evaluation.reports.gallery import SIDE, Thumbnail, shrunk
 from ns_core.evaluation.reports.selection_classes import ClassFigures
 from ns_core.evaluation.reports.selection_survey import BINS, JUDGED, KEPT, LEAST_SURE, SUREST, Survey
-
-Draw = Callable[[Path], None]
-
-
-def pixels(tmp_path: Path, draw: Draw) -> NDArray[np.uint8]:
-    """The decoded picture, uint8[H,W,3]."""
-    path = tmp_path / "picture.png"
-    draw(path)
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB"))
+from tests.drawings import Draw, pixels
 
 
 def found(**images: int) -> Survey:

@@ -139,7 +139,8 @@ class Bar:
         """Everything is saved."""
         self._finish()
         seconds = time.monotonic() - self._began
-        log.info("looked at pictures worth %d predictions in %.1f s", self._done - self._known, seconds)
+        work = f"{self._done - self._known:,}"
+        log.info("measured in %.1f s what takes as long as %s predictions of single images", seconds, work)
         self._context.progress(self._total, self._total)
 
     def _finish(self) -> None:

@@ -7,16 +7,14 @@ settings on the same images, so that the comparison is paired.
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Failed
 
 from flows import place
+from flows.attended import attended
 from flows.official import official_inputs
 from flows.subject import Subject, find_baseline, find_subject, measurable
 from ns_core.artifacts import Artifact, Checkpoint, Frozen, Imported, Report
 from ns_core.config import EvaluateConfig, Recipe
-from ns_core.errors import UserError
 from ns_core.evaluation.results import FIGURES
 from ns_core.storage import open_storage
 from tasks.evaluate_robustness import evaluate_robustness
@@ -73,20 +71,15 @@ def evaluate(
         pretrained: download timm's own weights of `timm:NAME` instead
         classes: file with its class names, one a line; ImageNet's by default
     """
-    run = place.given()
-    in_worker = run is None
-    try:
-        if run is None:
-            run = place.in_worker(Recipe(), flow_run.name)
+
+    def body() -> Evaluation:
+        run = place.given() or place.in_worker(Recipe(), flow_run.name)
         storage = open_storage(run.store)
         subject = find_subject(checkpoint, storage, weights, pretrained, classes)
         other = find_baseline(against, storage) if against else None
         return _evaluated(run, config, subject, other)
-    except UserError as error:
-        if not in_worker:
-            raise
-        get_run_logger().error("%s", error)
-        return Failed(message=str(error))
+
+    return attended(body)
 
 
 def _evaluated(run: Run, config: EvaluateConfig, subject: Subject, other: Subject | None) -> Evaluation:

@@ -6,11 +6,10 @@ Out: a `RunResult`, and what the tasks left in the store, in MLflow and in Prefe
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Failed
 
 from flows import place
+from flows.attended import attended
 from flows.generation import generation
 from flows.official import official_inputs
 from flows.recipes.digits import digits
@@ -19,7 +18,6 @@ from flows.selection import choose_by_selector
 from ns_core.artifacts import Artifact
 from ns_core.config import Recipe
 from ns_core.data.sources import content_digest
-from ns_core.errors import UserError
 from ns_core.evaluation.results import FIGURES
 from ns_core.settings import StageConfig
 from tasks.evaluate_robustness import evaluate_robustness
@@ -53,14 +51,7 @@ def noisy_student(recipe: Recipe = DIGITS) -> RunResult | State[RunResult]:
     Args:
         recipe: the whole experiment; what differs from an earlier run is computed, the rest comes from the store
     """
-    run = place.given()
-    if run is not None:
-        return _tracked(run, recipe)
-    try:
-        return _tracked(place.in_worker(recipe, flow_run.name), recipe)
-    except UserError as error:
-        get_run_logger().error("%s", error)
-        return Failed(message=str(error))
+    return attended(lambda: _tracked(place.given() or place.in_worker(recipe, flow_run.name), recipe))
 
 
 def _tracked(run: Run, recipe: Recipe) -> RunResult:

@@ -1,7 +1,8 @@
 """Real servers for integration tests: PostgreSQL, S3, Prefect and MLflow, on free ports, in a folder of their own.
 
-`running_servers()` is a set for one block; the fixture `servers` is one for a whole session, for tests that leave it
-as they found it. The only reason to skip is that PostgreSQL is not installed.
+`running_servers()` is a set for one block, which a test may kill. `lasting_servers()` is the set that `make up` started
+in the home that the variable NS_TEST_SERVERS names, for the one module that uses it; without the variable one for the
+block. The only reason to skip is that PostgreSQL is not installed.
 """
 
 import json
@@ -24,6 +25,7 @@ from flows.servers.place import Place, State
 
 ROOT = Path(__file__).parents[1]
 UP_SECONDS = 400.0
+HOME = "NS_TEST_SERVERS"
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,18 @@ def running_servers() -> Iterator[ServerSet]:
     assert outcome.status == 0, outcome.stderr
 
 
-@pytest.fixture(scope="session")
-def servers() -> Iterator[ServerSet]:
-    """A set for the whole session."""
-    with running_servers() as started:
-        yield started
+@contextmanager
+def lasting_servers() -> Iterator[ServerSet]:
+    """The set of NS_TEST_SERVERS, which has to be healthy and is left running; else one for this block."""
+    home = os.environ.get(HOME)
+    if not home:
+        with running_servers() as started:
+            yield started
+        return
+    servers = ServerSet(Path(home))
+    status = servers("status")
+    assert status.status == 0, f"{HOME}={home}:\n{status.stdout}{status.stderr}"
+    yield servers
 
 
 def secrets_of(servers: ServerSet) -> list[str]:

@@ -74,9 +74,10 @@ def _of_run(text: str, storage: Storage) -> Found:
     if role and role not in roles:
         raise UserError(f"run {run} has no '{role}'{nearest(role, roles)}: {choice(list(roles))}")
     generation = roles[role] if role else champion(document)
-    stage = Finetuned.stage if generation else Teacher.stage
     # The first of its name is the teacher; a selector is trained after it.
     made = {(entry["stage"], entry["generation"]): entry["fingerprint"] for entry in reversed(document["stages"])}
+    # A run of one generation may have had an earlier student for its teacher.
+    stage = Finetuned.stage if generation or (Teacher.stage, 0) not in made else Teacher.stage
     record = record_of(storage, stage, made[stage, generation])
     words = f"student of generation {generation}" if generation else "first teacher"
     facts = Facts(

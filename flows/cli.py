@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from flows import evaluate_command, store_commands
+from flows import ablation_command, deploy_command, evaluate_command, store_commands
 from flows.store_commands import add_store, home_and_store
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = evaluate_command.add(verbs, _CHECKPOINTS)
     add_store(evaluate)
     evaluate.set_defaults(verb=_evaluate)
+    ablation_command.add(verbs)
     store_commands.add_verbs(verbs)
+    deploy_command.add_verbs(verbs)
     ui = verbs.add_parser("ui", help="start the Prefect and MLflow pages over the local state; Ctrl-C stops both")
     ui.add_argument("--prefect-port", type=int, default=4200, metavar="PORT")
     ui.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT")
@@ -148,7 +150,8 @@ def _chosen(options: argparse.Namespace) -> "Recipe":
 
 
 def _run(options: argparse.Namespace) -> int:
-    from flows.live import print_summary, view
+    from flows.live import view
+    from flows.run_summary import print_summary
     from flows.start import start
 
     chosen = _chosen(options)

@@ -148,7 +148,7 @@ def _tracking_server(uri: str) -> str:
     except OSError as error:
         raise UserError(
             f"{uri} does not answer ({getattr(error, 'reason', error)}); start the server or correct "
-            "NS_TRACKING_URI. Runs go on without it and keep their metrics until it is back"
+            "NS_TRACKING_URI. Runs go on without it and keep everything until it is back"
         ) from error
 
 

@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 
 from flows import place
 from flows.attended import attended
+from flows.form import parsed
 from flows.official import official_inputs
 from flows.subject import Subject, find_baseline, find_subject, measurable
 from ns_core.artifacts import Artifact, Checkpoint, Frozen, Imported, Report
@@ -23,7 +24,7 @@ from tasks.import_checkpoint import import_checkpoint
 from tasks.observe import StageOutcome, current
 from tasks.robustness_report import report_robustness
 from tasks.run import Run, StageCall
-from tasks.tracking import finish, log_generation
+from tasks.tracking import ended, finish, log_generation
 
 STANDARD = EvaluateConfig()
 
@@ -51,33 +52,34 @@ def _name() -> str:
     return place.run_id(f"evaluate-{words}", flow_run.scheduled_start_time, str(flow_run.id)[-4:])
 
 
-@flow(name="evaluate", flow_run_name=_name)
+@flow(name="evaluate", flow_run_name=_name, validate_parameters=False)
 def evaluate(
     checkpoint: str,
-    config: EvaluateConfig = STANDARD,
     against: str = "",
     weights: str = "",
     pretrained: bool = False,
     classes: str = "",
+    config: EvaluateConfig = STANDARD,
 ) -> Evaluation | State[Evaluation]:
     """The whole robustness evaluation of one checkpoint.
 
     Args:
-        checkpoint: a run of this store or `latest`, `RUN:teacher`, `RUN:student2`, `STAGE/FINGERPRINT`, a folder, or
-            `timm:NAME`
-        config: suites, budgets, and the folders of official sets
-        against: another checkpoint of the store or a folder, for paired figures; none by default
+        checkpoint: what is evaluated: a run of this store or `latest`, `RUN:teacher`, `RUN:student2`,
+            `STAGE/FINGERPRINT`, a folder, or `timm:NAME`; folders and files as the worker's machine sees them
+        against: another checkpoint, named like the first (no `timm:`), to compare with image by image; empty: none
         weights: file with the weights of `timm:NAME`
         pretrained: download timm's own weights of `timm:NAME` instead
-        classes: file with its class names, one a line; ImageNet's by default
+        classes: file with the class names of `timm:NAME`, one a line in the network's order; empty: ImageNet's
+        config: suites, budgets, and the folders of official sets
     """
 
     def body() -> Evaluation:
+        settings = parsed(config, EvaluateConfig)
         run = place.given() or place.in_worker(Recipe(), flow_run.name)
         storage = open_storage(run.store)
         subject = find_subject(checkpoint, storage, weights, pretrained, classes)
         other = find_baseline(against, storage) if against else None
-        return _evaluated(run, config, subject, other)
+        return _evaluated(run, settings, subject, other)
 
     return attended(body)
 
@@ -109,10 +111,10 @@ def _evaluated(run: Run, config: EvaluateConfig, subject: Subject, other: Subjec
         generation = 1 if before else 0
         after = report(checkpoint, generation, **({"baseline": before} if before else {}))
         log_generation(run, 0, {figure: after.result.get(figure) for figure in FIGURES}, "final")
-    except BaseException:
-        finish(run, "FAILED")
+    except BaseException as error:
+        finish(run, ended(error))
         raise
-    finish(run, "FINISHED")
+    finish(run, ended(None))
     return Evaluation(
         run_id=run.run_id,
         checkpoint=f"{checkpoint.stage}/{checkpoint.fingerprint}",

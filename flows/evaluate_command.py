@@ -130,7 +130,7 @@ def _flow(run: "Run", config: "EvaluateConfig", options: argparse.Namespace, lis
     quiet_console()
     with watching(Watch(listener=listener)), warnings_to(listener), place.giving(run):
         made = evaluate(
-            options.checkpoint, config, options.against, options.weights, options.pretrained, options.classes
+            options.checkpoint, options.against, options.weights, options.pretrained, options.classes, config
         )
     assert isinstance(made, Evaluation), "an evaluation of this process raises what goes wrong"
     return made

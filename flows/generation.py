@@ -1,4 +1,6 @@
-"""One generation: label, select, train, finetune, evaluate. A subflow, so that it shows as such in the UI.
+"""One generation: label, select, train, finetune, evaluate, and the gate's verdict into the model registry.
+
+A subflow, so that it shows as such in the UI, of a campaign or of the deployed flow of the same name.
 
 Where the selection is made once for all generations, those that find it made only label it anew.
 """
@@ -13,9 +15,10 @@ from ns_core.evaluation.results import FIGURES
 from ns_core.settings import StageConfig
 from tasks.evaluate_robustness import evaluate_robustness
 from tasks.finetune_at_test_resolution import finetune_at_test_resolution
+from tasks.generation_report import report_generation
 from tasks.robustness_report import report_robustness
 from tasks.run import Run, StageCall
-from tasks.tracking import log_generation, open_child
+from tasks.tracking import log_generation, open_child, register_judged
 from tasks.train_noisy_student import train_noisy_student
 
 
@@ -39,7 +42,7 @@ def generation(run: Run, recipe: Recipe, index: int, dataset: Dataset, standing:
     report_robustness(evaluating, report)
     kept, rows = chosen.selection.result["kept"], chosen.selection.result["rows"]
     log_generation(run, index, {**{name: report.result.get(name) for name in FIGURES}, "kept": kept, "rows": rows})
-    return GenerationResult(
+    result = GenerationResult(
         index=index,
         teacher_report=standing.report,
         student_report=report,
@@ -49,3 +52,6 @@ def generation(run: Run, recipe: Recipe, index: int, dataset: Dataset, standing:
         rows=rows,
         gate=report.result["gate"],
     )
+    register_judged(run, mlflow_run, recipe, index, finetuned, result.gate)
+    report_generation(run, mlflow_run, recipe, result.summary())
+    return result

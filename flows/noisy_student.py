@@ -10,24 +10,18 @@ from prefect.runtime import flow_run
 
 from flows import place
 from flows.attended import attended
+from flows.form import name_of, parsed
 from flows.generation import generation
-from flows.official import official_inputs
+from flows.opening import Opening
 from flows.recipes.digits import digits
 from flows.results import GenerationResult, RunResult, Standing
 from flows.selection import choose_by_selector
-from ns_core.artifacts import Artifact
 from ns_core.config import Recipe
-from ns_core.data.sources import content_digest
 from ns_core.evaluation.results import FIGURES
-from ns_core.settings import StageConfig
-from tasks.evaluate_robustness import evaluate_robustness
 from tasks.observe import current
-from tasks.prepare_dataset import prepare_dataset
 from tasks.report import write_report
-from tasks.robustness_report import report_robustness
-from tasks.run import Run, StageCall
-from tasks.tracking import finish, log_generation, open_child, open_parent, register
-from tasks.train_teacher import train_teacher
+from tasks.run import Run
+from tasks.tracking import ended, finish, log_generation, open_child, open_parent, register_teacher
 
 DIGITS = digits()
 
@@ -37,11 +31,11 @@ def _name() -> str:
     run = place.given()
     if run is not None:
         return run.run_id
-    recipe: Recipe = flow_run.parameters["recipe"]
-    return place.run_id(recipe.name, flow_run.scheduled_start_time, str(flow_run.id)[-4:])
+    recipe = name_of(flow_run.parameters["recipe"])
+    return place.run_id(recipe, flow_run.scheduled_start_time, str(flow_run.id)[-4:])
 
 
-@flow(name="noisy-student", flow_run_name=_name)
+@flow(name="noisy-student", flow_run_name=_name, validate_parameters=False)
 def noisy_student(recipe: Recipe = DIGITS) -> RunResult | State[RunResult]:
     """Noisy Student training (Xie et al., CVPR 2020), from a dataset to a report.
 
@@ -51,47 +45,44 @@ def noisy_student(recipe: Recipe = DIGITS) -> RunResult | State[RunResult]:
     Args:
         recipe: the whole experiment; what differs from an earlier run is computed, the rest comes from the store
     """
-    return attended(lambda: _tracked(place.given() or place.in_worker(recipe, flow_run.name), recipe))
+
+    def body() -> RunResult:
+        read = parsed(recipe, Recipe)
+        return _tracked(place.given() or place.in_worker(read, flow_run.name), read)
+
+    return attended(body)
 
 
 def _tracked(run: Run, recipe: Recipe) -> RunResult:
     run = open_parent(run, recipe)
     try:
         result = _generations(run, recipe)
-    except BaseException:
-        finish(run, "FAILED")
+    except BaseException as error:
+        finish(run, ended(error))
         raise
-    finish(run, "FINISHED")
+    finish(run, ended(None))
     return result
 
 
 def _generations(run: Run, recipe: Recipe) -> RunResult:
-    own = recipe.for_generation(0)
     mlflow_run = open_child(run, recipe, 0)
-
-    def call(config: StageConfig, **inputs: Artifact) -> StageCall:
-        return StageCall(run, 0, config, inputs, mlflow_run=mlflow_run)
-
-    source = {"source": content_digest(own.data)}
-    dataset = prepare_dataset(StageCall(run, 0, own.data, {}, source, mlflow_run))
-    first = train_teacher(call(own.teacher, dataset=dataset))
-    official = official_inputs(own.evaluate)
-    evaluating = StageCall(run, 0, own.evaluate, {"dataset": dataset, "checkpoint": first}, official, mlflow_run)
-    first_report = evaluate_robustness(evaluating)
-    report_robustness(evaluating, first_report)
+    opening = Opening.of(run, recipe, mlflow_run)
+    dataset = opening.dataset()
+    first = opening.first_teacher(dataset)
+    opening = opening.with_official()
+    first_report = opening.report(dataset, first)
     log_generation(run, 0, {name: first_report.result.get(name) for name in FIGURES})
-    register(run, mlflow_run, first, ["teacher-gen1", "champion"])
+    register_teacher(run, mlflow_run, recipe, first)
 
-    standing, results = Standing(teacher=first, report=first_report, official=official), list[GenerationResult]()
+    standing = Standing(teacher=first, report=first_report, official=opening.official)
+    results = list[GenerationResult]()
     if recipe.selector and recipe.generations:
-        chosen = choose_by_selector(call, run, recipe, dataset, first)
+        chosen = choose_by_selector(opening.call, run, recipe, dataset, first)
         standing = standing.model_copy(update={"chosen": chosen})
     for index in range(1, recipe.generations + 1):
         result = generation(run, recipe, index, dataset, standing)
         results.append(result)
         standing = _after(result, standing, recipe)
-        if result.gate["verdict"] == "promote":
-            register(run, mlflow_run, standing.teacher, [f"teacher-gen{index + 1}", "champion"])
         if result.gate["verdict"] == "stop":
             break
     log_generation(run, 0, {name: standing.report.result.get(name) for name in FIGURES}, "final")

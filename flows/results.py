@@ -68,12 +68,15 @@ class RunResult(Frozen):
     recipe: str
     seed: int
     stages: list[StageOutcome]
-    first_teacher: Teacher
+    first_teacher: Teacher | Finetuned
+    """Who taught the first generation: a student of before in a run of one generation that went on from it."""
     teacher_report: Report
     generations: list[GenerationResult]
     report: str
     robustness: list[dict[str, Any]] = []
     """The last standing student against the first teacher: `comparison.Row`s."""
+    mlflow: dict[str, str | None] = {"run": None, "compare": None, "table": None}
+    """Pages of MLflow, None where it is no server: the run's, the charts and the table that compare it with others."""
 
     def document(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -90,4 +93,5 @@ class RunResult(Frozen):
             "generations": [generation.summary() for generation in self.generations],
             "report": self.report,
             "robustness": self.robustness,
+            "mlflow": self.mlflow,
         }

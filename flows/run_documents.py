@@ -92,8 +92,8 @@ def _read(run_id: str, document: dict[str, Any]) -> HeldRun:
     stands = champion(document)
     checkpoints = dict[str, str]()
     for one, role in generations.items():
-        # A run of one generation may have had its teacher from elsewhere.
-        place = made.get((Finetuned.stage if one else Teacher.stage, one))
+        # A run of one generation may have had an earlier student for its teacher.
+        place = (made.get((Teacher.stage, 0)) if not one else None) or made.get((Finetuned.stage, one))
         if place is not None:
             checkpoints |= {role: place} | ({CHAMPION: place} if one == stands else {})
     return HeldRun(run_id, document["recipe"], document["seed"], folders, checkpoints)

@@ -28,14 +28,14 @@ def choose(call: Call, own: Recipe, dataset: Dataset, labeller: Teacher | Finetu
     return Chosen(selection=selection, labeller=labeller.fingerprint, generation=selecting.generation)
 
 
-def choose_by_selector(call: Call, run: Run, recipe: Recipe, dataset: Dataset, first: Teacher) -> Chosen:
+def choose_by_selector(call: Call, run: Run, recipe: Recipe, dataset: Dataset, first: Teacher | None = None) -> Chosen:
     """The selection for all generations, by a network of its own: `recipe.selector`, trained as the first teacher is.
 
     It draws from the seed of generation 1. The curve of its training is in its artifact and not in MLflow, where
-    generation 0 has the first teacher's.
+    generation 0 has the first teacher's. `first`: the first teacher of these images, where it is at hand.
     """
     own, selector = recipe.for_generation(1), first
-    if recipe.selector != own.teacher.model:
+    if selector is None or recipe.selector != own.teacher.model:
         config = own.teacher.model_copy(update={"model": recipe.selector})
         selector = train_teacher(StageCall(run, 0, config, {"dataset": dataset}))
     return choose(call, own, dataset, selector)

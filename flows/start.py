@@ -7,7 +7,7 @@ its environment stands.
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,8 @@ from tasks.observe import Listener, Watch, watching
 
 if TYPE_CHECKING:
     from flows.results import RunResult
+    from flows.studies import StudyName
+    from ns_core.evaluation.reports.ablation import Ablation
     from tasks.run import Run
 
 
@@ -31,11 +33,42 @@ def start(recipe: Recipe, store: str, home: Path, listener: Listener) -> "RunRes
     """Runs the recipe to its end. Raises `UserError` or `StageFailed`."""
     run = ready(recipe, store, home, listener)
     from flows.noisy_student import noisy_student
+
+    return _run(noisy_student, run, recipe, listener)
+
+
+def start_next(recipe: Recipe, store: str, home: Path, listener: Listener) -> "RunResult":
+    """Runs the generation after that of the model registry's teacher. Raises `UserError` or `StageFailed`."""
+    run = ready(recipe, store, home, listener)
+    from flows.next_generation import next_generation
+
+    run = run.model_copy(update={"run_id": run_id(f"{recipe.name}-next")})
+    return _run(next_generation, run, recipe, listener)
+
+
+def start_ablation(
+    study: "StudyName", seeds: int, recipe: Recipe, where: tuple[str, Path], listener: Listener
+) -> "Ablation":
+    """Runs the arms of a study. `where`: store and home. Raises `UserError` or `StageFailed`."""
+    named = recipe.model_copy(update={"name": f"{recipe.name}-ablation-{study}"})
+    run = ready(named, *where, listener)
+    from flows.ablation import ablation
+    from ns_core.evaluation.reports.ablation import Ablation
+
+    quiet_console()
+    with watching(Watch(listener=listener)), warnings_to(listener), place.giving(run):
+        made = ablation(study, seeds, recipe)
+    assert isinstance(made, Ablation), "a run of this process raises what goes wrong"
+    return made
+
+
+def _run(flow: Callable[[Recipe], object], run: "Run", recipe: Recipe, listener: Listener) -> "RunResult":
+    """A flow in this process, which gives its result or raises."""
     from flows.results import RunResult
 
     quiet_console()
     with watching(Watch(listener=listener)), warnings_to(listener), place.giving(run):
-        result = noisy_student(recipe)
+        result = flow(recipe)
     assert isinstance(result, RunResult), "a run of this process raises what goes wrong"
     return result
 

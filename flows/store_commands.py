@@ -11,7 +11,7 @@ _LINEAGE = """artifacts and models:
   RUN                  the model that stands at the end of a run; a run id, the beginning of one, or 'latest'
   RUN:teacher          its first teacher
   RUN:student2         the student of its generation 2
-  NAME@ALIAS           a registered model of MLflow, such as noisy-student@champion
+  NAME@ALIAS           a registered model of MLflow, such as noisy-student-digits@champion
   NAME/VERSION         the same by its version
 
 images (--keys): one key or sha256 a line, or a CSV or Parquet table with a column `key` or `sha256`; - is standard

@@ -3,6 +3,7 @@
 In: the home folder whose databases `noisy-student run` writes. Out: two servers on loopback, their addresses
 on standard output, their output in `{home}/logs`, and while both are up `{home}/ui.json`, by which a run
 finds Prefect's server and so shows up in its page at once instead of starting a temporary server of its own.
+`flows.serving` runs a process more beside them.
 
 The servers get a session of their own, so that Ctrl-C in the terminal reaches this process alone, which then
 stops them in order; the kernel sends them SIGTERM when this process dies otherwise (PR_SET_PDEATHSIG).
@@ -16,9 +17,10 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -34,6 +36,8 @@ START_SECONDS = 300.0
 """Prefect took 93 s to come up on a new database under a load of 15."""
 GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL."""
+ALONE_GRACE_SECONDS = 60.0
+"""Of a process that has runs to stop, which save their checkpoint first."""
 POLL_SECONDS = 0.2
 HEALTH_SECONDS = 1.0
 TAIL_LINES = 10
@@ -44,10 +48,11 @@ class Server:
     """A started server: `process` leads a process group of its own."""
 
     name: str
-    health: str
-    """URL that answers 200 once the server is up."""
+    up: Callable[[], bool]
     log: Path
     process: subprocess.Popen[bytes]
+    alone: bool = False
+    """Ctrl-C is told to it and not to its group: it stops by itself what it started."""
 
     def last_words(self) -> str:
         """The last lines of its log, indented."""
@@ -55,10 +60,13 @@ class Server:
         return "".join(f"  {line}\n" for line in [line for line in lines if line.strip()][-TAIL_LINES:])
 
 
-def serve(home: Path, store: str, prefect_port: int, mlflow_port: int) -> int:
+def serve(
+    home: Path, store: str, prefect_port: int, mlflow_port: int, beside: Callable[[str], Server] | None = None
+) -> int:
     """Runs both servers until SIGINT or SIGTERM (0), or until one of them fails (1).
 
     Port 0 takes any free one. Where `NS_TRACKING_URI` names an MLflow server, only Prefect's is started.
+    `beside` gets the URL of Prefect's API and starts what runs as long as the pages: it is stopped before them.
     `UserError` for a port that cannot be had, and when the pages of this home are up already.
     """
     storage = open_storage(store)
@@ -67,15 +75,21 @@ def serve(home: Path, store: str, prefect_port: int, mlflow_port: int) -> int:
         raise UserError(f"the pages of {home} are up already ({api.removesuffix('/api')}): stop them there first")
     prefect_port, mlflow_port = _free_ports({"--prefect-port": prefect_port, "--mlflow-port": mlflow_port})
     tracking = environment.default_tracking(home)
-    with _asked_to_stop() as asked, ExitStack() as stack:
-        _say(f"starting the servers, output in {home / 'logs'} ... (the first time takes up to a minute)")
-        servers = stack.enter_context(_stopped_at_the_end())
+    with asked_to_stop() as asked, ExitStack() as stack:
+        say(f"starting the servers, output in {home / 'logs'} ... (the first time takes up to a minute)")
+        servers = stack.enter_context(stopped_at_the_end())
         servers.append(_prefect(home, prefect_port))
         if not _is_server(tracking):
             servers.append(_mlflow(home, mlflow_port, tracking))
-        if not _all_up(servers, asked):
+        if not all_up(servers, asked):
             return 0 if asked else 1
         stack.enter_context(_announced(home, prefect_port))
+        if beside:
+            more = stack.enter_context(stopped_at_the_end())
+            more.append(beside(f"http://{HOST}:{prefect_port}/api"))
+            if not all_up(more, asked):
+                return 0 if asked else 1
+            servers = servers + more
         pages = {
             "Prefect": f"http://{HOST}:{prefect_port}",
             "MLflow": _mlflow_page(tracking, mlflow_port),
@@ -83,10 +97,15 @@ def serve(home: Path, store: str, prefect_port: int, mlflow_port: int) -> int:
         }
         sys.stdout.write("".join(f"{name:8}{address}\n" for name, address in pages.items()))
         sys.stdout.flush()
-        _say("Ctrl-C stops them. What `noisy-student run` does in another terminal shows up here.")
-        while not asked and not _failed(servers):
-            time.sleep(POLL_SECONDS)
+        say("Ctrl-C stops them. What `noisy-student run` does in another terminal shows up here.")
+        wait(servers, asked)
     return 0 if asked else 1
+
+
+def wait(servers: list[Server], asked: list[int]) -> None:
+    """Until somebody asks to stop, or one of the servers ends by itself."""
+    while not asked and not _failed(servers):
+        time.sleep(POLL_SECONDS)
 
 
 def running_api(home: Path) -> str | None:
@@ -94,7 +113,7 @@ def running_api(home: Path) -> str | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         state = json.loads(_state_file(home).read_text(encoding="utf-8"))
         os.kill(int(state["pid"]), 0)
-        if _answers(f"{state['prefect_api']}/health"):
+        if answers(f"{state['prefect_api']}/health"):
             return str(state["prefect_api"])
     return None
 
@@ -104,7 +123,7 @@ def _prefect(home: Path, port: int) -> Server:
     command = ["prefect", "server", "start", "--host", HOST, "--port", str(port)]
     # The page asks PREFECT_API_URL, if set, or port 4200, whatever `--port` says.
     own = {"PREFECT_SERVER_UI_API_URL": f"{address}/api"}
-    return _start("Prefect", f"{address}/api/health", command, home / "logs" / "prefect.log", own)
+    return start("Prefect", partial(answers, f"{address}/api/health"), command, home / "logs" / "prefect.log", own)
 
 
 def _mlflow(home: Path, port: int, tracking: str) -> Server:
@@ -117,7 +136,8 @@ def _mlflow(home: Path, port: int, tracking: str) -> Server:
     command += ["--artifacts-destination", database.with_name("mlflow-artifacts").as_uri()]
     # Its job consumers are eight more processes of 225 MB each, and nothing here asks for them.
     own = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return _start("MLflow", f"http://{HOST}:{port}/health", command, home / "logs" / "mlflow.log", own)
+    up = partial(answers, f"http://{HOST}:{port}/health")
+    return start("MLflow", up, command, home / "logs" / "mlflow.log", own)
 
 
 def _mlflow_page(tracking: str, port: int) -> str:
@@ -164,7 +184,7 @@ def _free_ports(wanted: Mapping[str, int]) -> list[int]:
     return ports
 
 
-def _start(name: str, health: str, command: list[str], log: Path, own: Mapping[str, str]) -> Server:
+def start(name: str, up: Callable[[], bool], command: list[str], log: Path, own: Mapping[str, str]) -> Server:
     """`python -m command` with the log as output; the folder of the log is its working directory.
 
     So nothing that lies where the person works is imported, and what a server drops lies with the state.
@@ -182,16 +202,16 @@ def _start(name: str, health: str, command: list[str], log: Path, own: Mapping[s
             start_new_session=True,
             preexec_fn=die_with_parent(os.getpid()),
         )
-    return Server(name, health, log, process)
+    return Server(name, up, log, process)
 
 
-def _all_up(servers: list[Server], asked: list[int]) -> bool:
+def all_up(servers: list[Server], asked: list[int]) -> bool:
     """Waits until every server answers; False when one fails or somebody asks to stop."""
     deadline, waiting = time.monotonic() + START_SECONDS, list(servers)
     while waiting and not asked and not _failed(servers):
-        waiting = [server for server in waiting if not _answers(server.health)]
+        waiting = [server for server in waiting if not server.up()]
         if waiting and time.monotonic() > deadline:
-            _say(f"{waiting[0].name} does not answer after {START_SECONDS:.0f} s:\n{waiting[0].last_words()}")
+            say(f"{waiting[0].name} does not answer after {START_SECONDS:.0f} s:\n{waiting[0].last_words()}")
             return False
         time.sleep(POLL_SECONDS)
     return not waiting
@@ -202,21 +222,24 @@ def _failed(servers: list[Server]) -> bool:
     for server in servers:
         status = server.process.poll()
         if status is not None:
-            _say(f"{server.name} ended by itself (exit status {status}):\n{server.last_words()}")
+            say(f"{server.name} ended by itself (exit status {status}):\n{server.last_words()}")
             return True
     return False
 
 
 @contextmanager
-def _stopped_at_the_end() -> Iterator[list[Server]]:
+def stopped_at_the_end() -> Iterator[list[Server]]:
     """A list of servers; those in it end with this block, whole groups: SIGTERM, grace, SIGKILL."""
     servers: list[Server] = []
     try:
         yield servers
     finally:
         for server in servers:
-            _signal_group(server, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
+            if server.alone:
+                server.process.send_signal(signal.SIGINT)
+            else:
+                _signal_group(server, signal.SIGTERM)
+        deadline = time.monotonic() + (ALONE_GRACE_SECONDS if any(one.alone for one in servers) else GRACE_SECONDS)
         for server in servers:
             with suppress(subprocess.TimeoutExpired):
                 server.process.wait(max(0.0, deadline - time.monotonic()))
@@ -230,7 +253,7 @@ def _signal_group(server: Server, number: signal.Signals) -> None:
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
+def asked_to_stop() -> Iterator[list[int]]:
     """The SIGINTs and SIGTERMs received inside the block, which do nothing else."""
     asked: list[int] = []
     before = {
@@ -261,7 +284,7 @@ def _state_file(home: Path) -> Path:
     return home / "ui.json"
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     """200 within a second, asked directly: no proxy stands between this machine and itself."""
     parts = urlsplit(url)
     with closing(HTTPConnection(parts.netloc, timeout=HEALTH_SECONDS)) as connection:
@@ -272,6 +295,6 @@ def _answers(url: str) -> bool:
             return False
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     sys.stderr.write(line.rstrip("\n") + "\n")
     sys.stderr.flush()

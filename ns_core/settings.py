@@ -4,29 +4,36 @@ A *science* field changes the result and is part of a stage's identity; a *resou
 threads, which device, where a folder lies) is not. A field has to say which it is when it is declared,
 so nobody has to remember an exclude list.
 
-In: keyword arguments or JSON. Out: frozen models, and `science()`, the JSON document that is hashed.
+In: keyword arguments or JSON. Out: frozen models, `science()`, the JSON document that is hashed, and a JSON schema
+that a form can be drawn from: ordered, titled, with the limits in words.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from ns_core.errors import UserError, nearest
 
 ROLE = "role"
 
 
-def science(default: Any = ..., **limits: Any) -> Any:
-    """A field that changes the result: part of the fingerprint. `limits` go to `pydantic.Field`."""
-    return Field(default, json_schema_extra={ROLE: "science"}, **limits)
+def science(default: Any = ..., *, form: Mapping[str, Any] | None = None, **limits: Any) -> Any:
+    """A field that changes the result: part of the fingerprint.
+
+    `limits`, and the `title` in a form, go to `pydantic.Field`; `form` is JSON schema for what the type alone does
+    not say, such as the limits of a list's items, which the validators check as well.
+    """
+    return Field(default, json_schema_extra={ROLE: "science", **(form or {})}, **limits)
 
 
-def resource(default: Any = ..., **limits: Any) -> Any:
+def resource(default: Any = ..., *, form: Mapping[str, Any] | None = None, **limits: Any) -> Any:
     """A field that changes where, how fast or how loudly, never what: kept out of the fingerprint."""
-    return Field(default, json_schema_extra={ROLE: "resource"}, **limits)
+    return Field(default, json_schema_extra={ROLE: "resource", **(form or {})}, **limits)
 
 
 def _role(field: FieldInfo) -> str | None:
@@ -54,6 +61,16 @@ class Settings(BaseModel):
                     f"{cls.__name__}.{name}: declare it with science() or resource(), "
                     "so that its place in the fingerprint is decided"
                 )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Pydantic's schema, with what a form needs: see `_form_field`."""
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema)["properties"]
+        for position, name in enumerate(_form_order(cls)):
+            title = cls.model_fields[name].title or name.replace("_", " ").capitalize()
+            properties[name] |= _form_field(properties[name]) | {"title": title, "position": position}
+        return schema
 
     def science(self) -> dict[str, JsonValue]:
         """The fields that make the identity, as plain JSON, nested settings included."""
@@ -96,6 +113,45 @@ class StageConfig(Settings):
 
     STAGE: ClassVar[str]
     VERSION: ClassVar[int]
+
+
+def _form_order(model: type[BaseModel]) -> list[str]:
+    """The fields in a form: a model's own, then those of its base, each as they are declared."""
+    inherited = [name for base in model.__bases__ if issubclass(base, Settings) for name in _form_order(base)]
+    return [name for name in model.model_fields if name not in inherited] + inherited
+
+
+def _form_field(schema: JsonSchemaValue) -> dict[str, str]:
+    """The description of a field as one paragraph that ends with its limits and what an empty field means.
+
+    Prefect's form shows no limits, and leaves a cleared field out of what it sends. It has no order either: the
+    server's database sorts names by their length, so every field has a `position`.
+    """
+    text = " ".join(schema.get("description", "").split())
+    limits, items = _limits(schema), _limits(schema.get("items", {}))
+    hints = [limits, f"each {items}" if items else ""]
+    if schema.get("type") in ("integer", "number", "string") and "enum" not in schema and schema.get("default") != "":
+        hints.append(f"left empty: {_plain(schema['default'])}" if "default" in schema else "")
+    hint = "; ".join(filter(None, hints))
+    sentences = [text, f"{hint[:1].upper()}{hint[1:]}." if hint else ""]
+    return {"description": " ".join(filter(None, sentences))} if any(sentences) else {}
+
+
+def _limits(schema: JsonSchemaValue) -> str:
+    """`0 to 1`, `above 0`, `at least 1`; of whole numbers all limits belong to the range."""
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    if schema.get("type") == "integer":
+        low, above = (low if above is None else above + 1), None
+        high, below = (high if below is None else below - 1), None
+    if low is not None and high is not None:
+        return f"{_plain(low)} to {_plain(high)}"
+    named = {"at least": low, "above": above, "at most": high, "below": below}
+    return " and ".join(f"{words} {_plain(limit)}" for words, limit in named.items() if limit is not None)
+
+
+def _plain(value: object) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _assign(document: dict[str, Any], model: type[Settings], path: str, text: str) -> None:

@@ -4,12 +4,13 @@ Two levels as everywhere, so that its figures compare with those of pipeline run
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from ns_core.config import EvaluateConfig, Recipe
 from ns_core.fingerprint import digest
+from tasks.mlflow_links import prefect_tags, show_run_in_prefect
 from tasks.run import Run
-from tasks.tracking import open_child, prefect_tags, tracker
+from tasks.tracker import tracker
+from tasks.tracking import ALL, open_child, recipe_tags, run_name
 
 
 def open_evaluation(run: Run, name: str, config: EvaluateConfig, identity: Mapping[str, str]) -> Run:
@@ -17,14 +18,19 @@ def open_evaluation(run: Run, name: str, config: EvaluateConfig, identity: Mappi
 
     `identity`: fingerprints of what is evaluated, and on what.
     """
-    science = config.science()
-    tags = {"ns.recipe": name, "ns.arm": name, "ns.seed": str(config.seed), "ns.run": run.run_id}
-    params: dict[str, Any] = {f"evaluate.{field}": value for field, value in science.items()}
+    science, recipe = config.science(), _recipe(name, config)
+    tags = recipe_tags(recipe) | {"ns.generation": ALL, "ns.run": run.run_id, **prefect_tags()}
+    params = {f"evaluate.{field}": value for field, value in science.items()}
     key = digest({"evaluate": science, **identity})
-    parent = tracker(run).parent(name, key, {**params, **identity}, {**tags, **prefect_tags()})
+    parent = tracker(run).parent(run_name(recipe), key, {**params, **identity}, tags)
+    show_run_in_prefect(run, parent, "mlflow-run", run_name(recipe))
     return run.model_copy(update={"mlflow_run": parent})
 
 
 def open_checkpoint(run: Run, name: str, config: EvaluateConfig, generation: int) -> str:
     """The child of one checkpoint; 0 is the baseline where there is one. `tasks.tracking.finish` ends it too."""
-    return open_child(run, Recipe(name=name, evaluate=config, seed=config.seed), generation)
+    return open_child(run, _recipe(name, config), generation)
+
+
+def _recipe(name: str, config: EvaluateConfig) -> Recipe:
+    return Recipe(name=name, evaluate=config, seed=config.seed)

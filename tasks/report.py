@@ -23,8 +23,9 @@ from ns_core.evaluation.reports.selection_report import GALLERY, PICTURES
 from ns_core.storage import Storage, open_storage
 from tasks.advisory import show_in_prefect, tried
 from tasks.artifact_files import ArtifactFiles
+from tasks.mlflow_links import NOWHERE, links, links_in_words
 from tasks.run import Run
-from tasks.tracking import tracker
+from tasks.tracker import tracker
 
 PREFECT_KEY = "noisy-student-report"
 
@@ -36,6 +37,8 @@ class Written(Frozen):
     """URI of the page."""
     robustness: list[dict[str, Any]]
     """`comparison.Row`s; empty without generations, and where they could not be computed."""
+    mlflow: dict[str, str | None]
+    """`tasks.mlflow_links.links`: the run's page in MLflow, and those that compare it with others."""
 
 
 @task(name="write-report", cache_policy=NO_CACHE)
@@ -43,7 +46,9 @@ def write_report(run: Run, document: dict[str, Any]) -> Written:
     """Writes `runs/<run_id>/`; `run.json` is written last."""
     storage, paths = open_storage(run.store), RunPaths(run.run_id)
     rows = tried("the comparison with the first teacher", lambda: _compared(storage, document)) or []
-    written = Written(report=f"{storage.uri}/{paths.html}", robustness=[row.model_dump() for row in rows])
+    found = tried("the links to MLflow", lambda: links(run, document["recipe"])) or NOWHERE
+    report, told = f"{storage.uri}/{paths.html}", [row.model_dump() for row in rows]
+    written = Written(report=report, robustness=told, mlflow=found)
     document = {**document, **written.model_dump()}
     shown = {**document, "test_gain_interval": _gain(document, rows)}
     with tempfile.TemporaryDirectory(prefix="ns-report-") as name:
@@ -59,14 +64,16 @@ def write_report(run: Run, document: dict[str, Any]) -> Written:
         tracker(run).artifact(run.mlflow_run, page, "report")
     text = render_markdown(shown)
     storage.put_bytes(paths.markdown, text.encode())
-    show_in_prefect(PREFECT_KEY, f"Report of {run.run_id}", text, written.report, drawn.get(ACCURACY))
+    shown_text = f"{links_in_words(found)}\n\n{text}"
+    show_in_prefect(PREFECT_KEY, f"Report of {run.run_id}", shown_text, written.report, drawn.get(ACCURACY))
     storage.put_bytes(paths.document, json.dumps(document, indent=1).encode())
     return written
 
 
 def _page(storage: Storage, paths: RunPaths, document: Mapping[str, Any], drawn: dict[str, bytes]) -> str:
     """The page, with ways to those of the selections and evaluations that lie beside it."""
-    indexes = range(len(document["generations"]) + 1)  # 0: one selection for all of them, and the first teacher
+    # 0: one selection for all of them, and the first teacher
+    indexes = [0, *(entry["index"] for entry in document["generations"])]
     selections = [index for index in indexes if storage.size(paths.selection(index)) is not None]
     evaluations = [index for index in indexes if storage.size(paths.robustness(index)) is not None]
     return render_html(document, drawn | _drawn_before(storage, paths, selections), selections, evaluations)

@@ -25,11 +25,11 @@ class Run(Frozen):
     places: dict[str, str] = {}
     """Field of `data` -> folder or s3:// URI below which a person's own shards lie."""
     mlflow_run: str = ""
-    """The parent run; empty when tracking is away."""
+    """The parent run; a handle of our own where MLflow was away when it began."""
 
     @property
     def spool(self) -> Path:
-        """Metric points that could not be delivered yet."""
+        """What MLflow could not be told yet."""
         return Path(self.home) / "mlflow-spool"
 
 
@@ -44,7 +44,7 @@ class StageCall:
     extra_inputs: dict[str, str] = field(default_factory=dict)
     """Fingerprints of inputs that are no artifacts, such as a folder of images."""
     mlflow_run: str = ""
-    """The generation's run; empty when tracking is away."""
+    """The generation's run, likewise; empty: not tracked."""
 
     @property
     def stage(self) -> str:

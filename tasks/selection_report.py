@@ -30,7 +30,7 @@ from ns_core.storage import Storage, open_storage
 from tasks.advisory import show_in_prefect, tried
 from tasks.artifact_files import ArtifactFiles
 from tasks.run import StageCall
-from tasks.tracking import tracker
+from tasks.tracker import tracker
 
 
 @task(name="selection-report", task_run_name="selection-report-g{call.generation}", cache_policy=NO_CACHE)

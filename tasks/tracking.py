@@ -1,115 +1,120 @@
 """What MLflow is told: a parent run for each pipeline run, a child for each generation.
 
-Parents carry `gen/*` (step = generation) and `final/*`; children carry `train/*`, `finetune/*`, `val/*`,
+Parents carry `gen/*` (step = generation) and `final/*`; children carry `train/*`, `finetune/*`, `infer/*`, `val/*`,
 `pl/*`, `timing/*`. The names differ by level, so that MLflow's grouping never mixes them. Stages that came
 from the cache are told as well, from the curves that the artifact keeps: identical points count once.
 """
 
-import json
+from asyncio import CancelledError
 from collections.abc import Iterable, Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from prefect.runtime import flow_run
+from prefect.exceptions import CancelledRun, TerminationSignal
 
-from ns_core.artifacts import Artifact, Dataset, Finetuned, PseudoLabels, Report, Selection, Teacher, load
+from ns_core.artifacts import Artifact, Dataset, Selection, Student, Teacher, load
 from ns_core.config import Recipe
-from ns_core.errors import NotFound
-from ns_core.evaluation.results import FIGURES
 from ns_core.fingerprint import digest
-from ns_core.storage import open_storage
-from ns_core.tracking import Point, Tracker
+from ns_core.storage import Storage, open_storage
+from ns_core.tracking import Point
+from tasks.mlflow_links import prefect_tags, show_run_in_prefect
+from tasks.model_registry import model_name, register_judged, register_teacher
 from tasks.observe import StageOutcome
 from tasks.run import Run, StageCall
+from tasks.stage_figures import charted, curve, profile, result_points, source
+from tasks.tracker import tracker
 
-REGISTERED = "noisy-student"
-"""Name of the registered model whose versions point at checkpoints in the store."""
+__all__ = [
+    "ended",
+    "finish",
+    "log_generation",
+    "log_metric",
+    "model_name",
+    "open_child",
+    "open_parent",
+    "prefect_tags",
+    "record_stage",
+    "register_judged",
+    "register_teacher",
+    "tracker",
+]
+
+ALL = "all"
+"""The tag `ns.generation` of a parent run."""
+_KEY_CHARACTERS = 4
+"""Of the key in a run's name: two campaigns of one recipe and seed that differ in a setting are told apart."""
 
 _children: dict[str, dict[int, str]] = {}
 """Parent run -> generation -> child run, of the runs that are open in this process."""
 
 
-@cache
-def _tracker(uri: str, experiment: str, spool: Path) -> Tracker:
-    return Tracker(uri, experiment, spool)
+def open_parent(run: Run, recipe: Recipe, identity: Mapping[str, str] | None = None) -> Run:
+    """The run with its MLflow parent; the same recipe and seed find the same one again.
 
-
-def tracker(run: Run) -> Tracker:
-    """This process's line to MLflow."""
-    return _tracker(run.tracking_uri, run.experiment, run.spool)
-
-
-def open_parent(run: Run, recipe: Recipe) -> Run:
-    """The run with its MLflow parent; the same recipe and seed find the same one again."""
-    params = dict(_flat("", recipe.science()))
-    tags = {
-        "ns.recipe": recipe.name,
-        "ns.arm": recipe.name,
-        "ns.seed": str(recipe.seed),
-        "ns.run": run.run_id,
-    }
-    parent = tracker(run).parent(
-        f"{recipe.name}-seed{recipe.seed}", digest(recipe.science()), params, {**tags, **prefect_tags()}
-    )
+    `identity`: fingerprints that tell a run of the recipe from others, of one that goes on from a given teacher.
+    """
+    params, key, name = dict(_flat("", recipe.science())), digest(recipe.science()), run_name(recipe)
+    if identity:
+        params, key = {**params, **identity}, digest({"recipe": recipe.science(), **identity})
+        name = f"{name}-next-{key[:_KEY_CHARACTERS]}"
+    tags = recipe_tags(recipe) | {"ns.generation": ALL, "ns.run": run.run_id, **prefect_tags()}
+    parent = tracker(run).parent(name, key, params, tags)
+    show_run_in_prefect(run, parent, "mlflow-run", name)
     return run.model_copy(update={"mlflow_run": parent})
 
 
 def open_child(run: Run, recipe: Recipe, generation: int) -> str:
-    """The MLflow run of a generation (0: the first teacher)."""
+    """The MLflow run of a generation (0: the first teacher). It ends those of earlier generations."""
     key = digest({"recipe": recipe.science(), "generation": generation})
-    tags = {"ns.recipe": recipe.name, "ns.arm": recipe.name, "ns.seed": str(recipe.seed)}
-    name = f"{recipe.name}-seed{recipe.seed}-g{generation}"
-    tags |= {"ns.generation": str(generation), **prefect_tags()}
+    name = f"{run_name(recipe)}-g{generation}"
+    tags = recipe_tags(recipe) | {"ns.generation": str(generation), "ns.run": run.run_id, **prefect_tags()}
     child = tracker(run).child(run.mlflow_run, name, key, tags)
-    _children.setdefault(run.mlflow_run, {})[generation] = child
+    siblings = _children.setdefault(run.mlflow_run, {})
+    for earlier in [each for each in siblings if each < generation]:
+        tracker(run).finish(siblings.pop(earlier), "FINISHED")
+    siblings[generation] = child
+    if generation:
+        show_run_in_prefect(run, child, "mlflow-generation", name)
     return child
 
 
-def prefect_tags() -> dict[str, str]:
-    """The way from MLflow back to Prefect."""
-    tags = {
-        "prefect.flow_run_id": flow_run.id or "",
-        "prefect.flow_run_url": flow_run.ui_url or "",
-    }
-    return {name: value for name, value in tags.items() if value}
+def run_name(recipe: Recipe) -> str:
+    """`digits-seed0-3fa9`: a campaign on a chart, told from those with other settings."""
+    return f"{recipe.name}-seed{recipe.seed}-{digest(recipe.science())[:_KEY_CHARACTERS]}"
+
+
+def recipe_tags(recipe: Recipe) -> dict[str, str]:
+    """What runs are filtered and grouped by, on both levels."""
+    return {"ns.recipe": recipe.name, "ns.arm": recipe.name, "ns.seed": str(recipe.seed)}
 
 
 def log_metric(call: StageCall, event: Mapping[str, Any]) -> None:
     """One point of a running worker."""
-    point = Point(event["key"], event["value"], event["step"], event["timestamp_ms"])
-    tracker(call.run).log(call.mlflow_run, [point])
+    if key := charted(call.stage, event["key"]):
+        point = Point(key, event["value"], event["step"], event["timestamp_ms"])
+        tracker(call.run).log(call.mlflow_run, [point])
 
 
 def record_stage(call: StageCall, outcome: StageOutcome, artifact: Artifact) -> None:
-    """Curves, figures and inputs of a finished stage, computed or cached, into the generation's run."""
-    record = load(open_storage(call.run.store), call.paths) if call.mlflow_run else None
+    """Curves, figures and datasets of a finished stage, computed or cached, into the generation's run."""
+    storage = open_storage(call.run.store)
+    record = load(storage, call.paths) if call.mlflow_run else None
     if record is None:
         return
     line = tracker(call.run)
     line.tags(call.mlflow_run, {f"ns.fingerprint.{call.stage}": outcome.fingerprint})
-    line.log(call.mlflow_run, _curve(call, f"{record.prefix}/metrics.jsonl"))
-    figures = {f"timing/{call.stage}_s": record.seconds, **_figures(artifact)}
-    stamp = _stamp(outcome)
-    line.log(call.mlflow_run, [Point(name, value, call.generation, stamp) for name, value in figures.items()])
-    if isinstance(artifact, Dataset | Selection):
-        profile = {name: value for name, value in artifact.result.items() if isinstance(value, int | float)}
-        context = "labelled" if isinstance(artifact, Dataset) else "pseudo-labelled"
-        source = {"uri": outcome.uri}
-        line.dataset(call.mlflow_run, call.stage, artifact.fingerprint, source, profile, context)
-    if isinstance(artifact, Teacher | Finetuned):
-        register(call.run, call.mlflow_run, artifact, [f"candidate-gen{call.generation}"])
+    line.log(call.mlflow_run, [*curve(storage, record), *result_points(artifact, record, call.generation)])
+    if isinstance(artifact, Teacher | Student):
+        for one in call.inputs.values():
+            _record_input(call, storage, one)
 
 
-def register(run: Run, mlflow_run: str, checkpoint: Artifact, aliases: list[str]) -> None:
-    """Makes a checkpoint a version of the registered model, once, and moves aliases to it."""
-    storage = open_storage(run.store)
-    record = load(storage, checkpoint.paths)
-    if record is not None and mlflow_run:
-        uri = f"{storage.uri}/{record.prefix}/model.safetensors"
-        weights = record.files["model.safetensors"].sha256
-        params = {name: str(value) for name, value in checkpoint.result.items()}
-        tracker(run).register(REGISTERED, mlflow_run, uri, weights, params, aliases)
+def _record_input(call: StageCall, storage: Storage, dataset: Artifact) -> None:
+    """What a network was trained on becomes a dataset of the run."""
+    context = {Dataset.stage: "labelled", Selection.stage: "pseudo-labelled"}.get(dataset.stage)
+    record = load(storage, dataset.paths) if context else None
+    if context and record is not None:
+        facts = source(storage, record), profile(storage, record)
+        tracker(call.run).dataset(call.mlflow_run, dataset.stage, dataset.fingerprint, *facts, context)
 
 
 def log_generation(run: Run, generation: int, figures: Mapping[str, float | None], prefix: str = "gen") -> None:
@@ -120,32 +125,20 @@ def log_generation(run: Run, generation: int, figures: Mapping[str, float | None
     tracker(run).log(run.mlflow_run, points)
 
 
-def _figures(artifact: Artifact) -> dict[str, float]:
-    """The scalars of a result that belong on a chart."""
-    result = artifact.result
-    if isinstance(artifact, Selection):
-        shares = {f"pl/dropped_{reason}": float(count) for reason, count in result["dropped"].items()}
-        names = ("kept", "rows", "mean_confidence", "duplication", "largest_duplication", "effective_images")
-        return {**{f"pl/{name}": float(result[name]) for name in names}, **shares}
-    if isinstance(artifact, PseudoLabels):
-        return {"pl/images": float(result["images"])}
-    if isinstance(artifact, Report):
-        return {f"val/{name}": float(result[name]) for name in FIGURES if result.get(name) is not None}
-    return {}
+def ended(error: BaseException | None) -> str:
+    """MLflow's status of a run that ended so: KILLED where a person or SIGTERM stopped it."""
+    if error is None:
+        return "FINISHED"
+    stopped = (KeyboardInterrupt, TerminationSignal, CancelledRun, CancelledError)
+    return "KILLED" if isinstance(error, stopped) else "FAILED"
 
 
-def _curve(call: StageCall, key: str) -> list[Point]:
-    try:
-        lines = open_storage(call.run.store).read(key).decode().splitlines()
-    except NotFound:
-        return []
-    points = [json.loads(line) for line in lines]
-    return [Point(point["key"], point["value"], point["step"], point["timestamp_ms"]) for point in points]
-
-
-def _stamp(outcome: StageOutcome) -> int:
-    """A time that is the same whenever the same artifact is told again, so that MLflow keeps one point."""
-    return int(outcome.fingerprint[:8], 16)
+def finish(run: Run, status: str) -> None:
+    """Ends the parent and its children's runs as FINISHED, FAILED or KILLED."""
+    line = tracker(run)
+    for child in _children.pop(run.mlflow_run, {}).values():
+        line.finish(child, status)
+    line.finish(run.mlflow_run, status)
 
 
 def _flat(prefix: str, document: Mapping[str, Any]) -> Iterable[tuple[str, object]]:
@@ -154,11 +147,3 @@ def _flat(prefix: str, document: Mapping[str, Any]) -> Iterable[tuple[str, objec
             yield from _flat(f"{prefix}{name}.", value)
         else:
             yield f"{prefix}{name}", value
-
-
-def finish(run: Run, status: str) -> None:
-    """Ends the parent and its children's runs as FINISHED or FAILED."""
-    line = tracker(run)
-    for child in _children.pop(run.mlflow_run, {}).values():
-        line.finish(child, status)
-    line.finish(run.mlflow_run, status)

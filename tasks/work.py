@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from ns_core.artifacts import Record, materialize
 from ns_core.launch.local import run_worker
 from ns_core.storage import open_storage
+from tasks.advisory import asked_once
 from tasks.observe import current
 from tasks.run import StageCall
 from tasks.tracking import log_metric
@@ -33,13 +34,45 @@ def work(call: StageCall) -> Record:
     return record
 
 
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+
+class Bar:
+    """A bar in the Artifacts tab of the Prefect run. Where it cannot be had the stage goes on, with one warning."""
+
+    def __init__(self, stage: str, logger: Logger) -> None:
+        self._stage, self._logger = stage, logger
+        self._drawn: UUID | None = None
+        self._warned = False
+
+    def show(self, percent: float) -> None:
+        """Makes the bar, or moves it."""
+        try:
+            asked_once(lambda: self._draw(percent))
+        except Exception as error:  # whatever Prefect's server raises, or the way to it
+            if not self._warned:
+                self._logger.warning("no progress bar in Prefect for now: %s: %s", type(error).__name__, error)
+            self._warned = True
+
+    def fill(self) -> None:
+        """Of a stage that ended; none where none was made."""
+        if self._drawn is not None:
+            self.show(100.0)
+
+    def _draw(self, percent: float) -> None:
+        if self._drawn is None:
+            self._drawn = cast(UUID, create_progress_artifact(percent, description=self._stage))
+        else:
+            update_progress_artifact(self._drawn, percent)
+
+
 class Relay:
     """Passes what a worker says to Prefect's log, to the live view and to MLflow."""
 
-    def __init__(self, call: StageCall, logger: "logging.Logger | logging.LoggerAdapter[Any]") -> None:
+    def __init__(self, call: StageCall, logger: Logger) -> None:
         self._call, self._logger, self._listener = call, logger, current().listener
         self._next = time.monotonic() + PROGRESS_EVERY_SECONDS
-        self._bar: UUID | None = None
+        self._bar = Bar(call.stage, logger)
 
     def log(self, line: str) -> None:
         self._logger.info("%s", line)
@@ -55,16 +88,8 @@ class Relay:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + PROGRESS_EVERY_SECONDS
             self._logger.info("%d of %d %s", event["done"], event["total"], event["text"])
-            self._show(100 * event["done"] / max(1, event["total"]))
+            self._bar.show(100 * event["done"] / max(1, event["total"]))
 
     def close(self) -> None:
-        """Fills the bar of a stage that ended."""
-        if self._bar is not None:
-            self._show(100.0)
-
-    def _show(self, percent: float) -> None:
-        """A bar in the Artifacts tab of the Prefect run."""
-        if self._bar is None:
-            self._bar = cast(UUID, create_progress_artifact(percent, description=self._call.stage))
-        else:
-            update_progress_artifact(self._bar, percent)
+        """At the end of the stage."""
+        self._bar.fill()

@@ -25,7 +25,6 @@ from tests.servers import ServerSet
 
 ROOT = Path(__file__).parents[1]
 PREFECT = str(Path(sys.executable).with_name("prefect"))
-FILE = "deployments/prefect.yaml"
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 POLL_SECONDS = 0.5
 Document = dict[str, Any]
@@ -119,11 +118,14 @@ class Deployed:
             found.pop(self.worker.pid, None)
         return list(found.values())
 
-    def deploy(self) -> None:
-        """All of `prefect.yaml`, as deployments/README.md says."""
-        deploy = [PREFECT, "deploy", "--all", "--prefect-file", FILE, "--no-prompt"]
-        made = subprocess.run(deploy, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True)
-        assert made.returncode == 0, (made.stdout + made.stderr).decode()
+    def deploy(self, *options: str) -> str:
+        """All of `prefect.yaml` for the process pool, as deployments/README.md says; what the verb printed."""
+        deploy = [sys.executable, "-m", "flows.cli", "deploy", *options]
+        made = subprocess.run(
+            deploy, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+        return made.stdout
 
     def deployment(self, name: str) -> Document:
         """By `flow/deployment`."""
@@ -160,6 +162,11 @@ class Deployed:
         found: Document = self.api.get(f"/flow_runs/{run}").raise_for_status().json()
         return found
 
+    def history(self, run: str) -> list[Document]:
+        """The states that the run was in, the first one first."""
+        found = self.api.get("/flow_run_states/", params={"flow_run_id": run}).raise_for_status().json()
+        return sorted(found, key=lambda state: str(state["timestamp"]))
+
     def ended(self, run: str, seconds: float = 300.0) -> Document:
         """The run once it has ended."""
         self.until(lambda: self.read(run)["state"]["type"] in ENDED, seconds, f"run {run} ends")
@@ -174,6 +181,16 @@ class Deployed:
                     return
             sleep(POLL_SECONDS)
         raise AssertionError(f"{what}: not within {seconds:.0f} s; the worker's last words:\n{self.words()}")
+
+    def flow_processes(self, run: str) -> list[psutil.Process]:
+        """Those of the run that Prefect started, and not the workers of its stages."""
+        found = []
+        for process in self.family():
+            with suppress(psutil.Error):
+                of_run = process.environ().get("PREFECT__FLOW_RUN_ID") == run
+                if of_run and "ns_core.worker" not in process.cmdline():
+                    found.append(process)
+        return found
 
     def words(self) -> str:
         """The end of the worker's output."""

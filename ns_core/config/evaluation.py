@@ -50,6 +50,9 @@ PERTURBATIONS = Literal[
 EXTRA_PERTURBATIONS = get_args(PERTURBATIONS)[10:]
 """As `EXTRA_CORRUPTIONS`."""
 
+_EPS = {"items": {"type": "number", "minimum": 0, "maximum": 255}}
+"""An attack's strengths, in a form."""
+
 
 class InferConfig(StageConfig):
     """infer-unlabeled: the noise-free teacher labels the pool (algorithm 1, step 2)."""
@@ -57,23 +60,23 @@ class InferConfig(StageConfig):
     STAGE: ClassVar[str] = "infer-unlabeled"
     VERSION: ClassVar[int] = 2
 
-    precision: Literal["float32", "bfloat16"] = science("float32")
-    """Of the forward pass. bfloat16 moves a trained network's logits by up to a percent of the largest."""
     top_k: int = science(0, ge=0)
     """The soft label keeps so many of the most probable classes, and their joint mass; 0: all, as fp16. At 1,000
     classes all take 2 kB an image, 0.6 TB for 300 million."""
     embeddings: bool = science(False)
     """The features that the classifier sees are stored too, as fp16."""
-    batch_size: int = resource(256, ge=1)
-    """Images at a time up to 128 pixels a side; of larger ones as many pixels."""
-    max_bad_fraction: float = resource(0.001, ge=0, le=1)
-    """The stage fails when more than this share of the pool cannot be read; below, each is recorded with the reason."""
-    holdout_tolerance: float = resource(0.005, ge=0, le=1)
-    """The teacher's holdout top-1 may differ by so much from what its checkpoint's record says, or by two images."""
+    precision: Literal["float32", "bfloat16"] = science("float32")
+    """Of the forward pass. bfloat16 moves a trained network's logits by up to a percent of the largest."""
     min_coverage: float = resource(0.1, ge=0, le=1)
     """Of the classes, the share that the first shards must show among their predictions."""
     min_entropy: float = resource(0.1, ge=0, le=1)
     """Of the predictions of the first shards, as a share of that of equally frequent classes."""
+    holdout_tolerance: float = resource(0.005, ge=0, le=1)
+    """The teacher's holdout top-1 may differ by so much from what its checkpoint's record says, or by two images."""
+    max_bad_fraction: float = resource(0.001, ge=0, le=1)
+    """The stage fails when more than this share of the pool cannot be read; below, each is recorded with the reason."""
+    batch_size: int = resource(256, ge=1)
+    """Images at a time up to 128 pixels a side; of larger ones as many pixels."""
 
 
 class SelectConfig(StageConfig):
@@ -84,16 +87,16 @@ class SelectConfig(StageConfig):
 
     threshold: float = science(0.3, ge=0, le=1)
     """Lowest confidence that is kept (paper: 0.3 for 1,000 classes; few classes want more)."""
+    per_class: int = science(130_000, ge=1, title="Images per class")
+    """Images kept of each predicted class, the most confident first (paper: 130,000)."""
+    max_copies: int = science(10, ge=1)
+    """Classes with fewer images than `per_class` repeat theirs, at most this often."""
     confidence: Literal["raw", "calibrated"] = science("raw")
     """What the threshold and the ranking go by: the teacher's largest probability, or the same after temperature
     scaling fitted on the holdout (Guo et al. 2017)."""
     rule: Literal["top", "official"] = science("top")
     """`top`: exactly the most confident `per_class` images of a class. `official`: those above the edge of a bin of
     0.01, each with the expected number of copies, as google-research/noisystudent does; seeded here."""
-    per_class: int = science(130_000, ge=1)
-    """Images kept of each predicted class, the most confident first (paper: 130,000)."""
-    max_copies: int = science(10, ge=1)
-    """Classes with fewer images than `per_class` repeat theirs, at most this often."""
     duplicates: Literal["keep", "bytes", "near"] = science("bytes")
     """Of images with equal bytes, or that prepare-dataset found to look alike (`near`; by perceptual hash, which takes
     blank pictures for one), only the most confident counts and is kept."""
@@ -106,27 +109,30 @@ class SelectConfig(StageConfig):
 
 
 class OfficialSets(Settings):
-    """Folders of the robustness benchmarks' own files, as their authors pack them; empty: not measured.
-
-    What lies there is part of the identity (`evaluation.sets.digest`), where it lies is not.
-    """
+    """Folders of the robustness benchmarks' own files, as their authors pack them; empty: not measured. What lies there
+    is part of the identity, where it lies is not."""
 
     images: str = resource("")
     """A folder of class folders, such as ImageNet's validation images: clean accuracy, corruptions, perturbations and
     attacks are measured on it in place of the dataset's test split."""
-    imagenet_a: str = resource("")
-    imagenet_r: str = resource("")
-    imagenet_o: str = resource("")
-    imagenet_v2: str = resource("")
-    """Class folders 0 to 999."""
-    imagenet_sketch: str = resource("")
-    imagenet_c: str = resource("")
-    """`fog/3/n01440764/*.JPEG` or `weather/fog/3/n01440764/*.JPEG`."""
-    imagenet_p: str = resource("")
-    """`tilt/n01440764/*.mp4`."""
-    cifar10_c: str = resource("")
-    """`fog.npy` and `labels.npy`."""
-    cifar10_p: str = resource("")
+    imagenet_a: str = resource("", title="ImageNet-A")
+    """A folder with `n01498041/*.jpg`."""
+    imagenet_r: str = resource("", title="ImageNet-R")
+    """A folder with `n01498041/*.jpg`."""
+    imagenet_o: str = resource("", title="ImageNet-O")
+    """A folder with `n01498041/*.jpg`."""
+    imagenet_v2: str = resource("", title="ImageNetV2")
+    """A folder with `0/*.jpeg` to `999/*.jpeg`."""
+    imagenet_sketch: str = resource("", title="ImageNet-Sketch")
+    """A folder with `n01498041/*.jpg`."""
+    imagenet_c: str = resource("", title="ImageNet-C")
+    """A folder with `fog/3/n01440764/*.JPEG` or `weather/fog/3/n01440764/*.JPEG`."""
+    imagenet_p: str = resource("", title="ImageNet-P")
+    """A folder with `tilt/n01440764/*.mp4`."""
+    cifar10_c: str = resource("", title="CIFAR-10-C")
+    """A folder with `fog.npy` and `labels.npy`."""
+    cifar10_p: str = resource("", title="CIFAR-10-P")
+    """A folder with `tilt.npy`."""
 
     def given(self) -> dict[str, str]:
         """Name -> folder of those that are set."""
@@ -140,19 +146,24 @@ class EvaluateConfig(StageConfig):
     VERSION: ClassVar[int] = 2
 
     corruptions: tuple[CORRUPTIONS, ...] = science(tuple(one for one in get_args(CORRUPTIONS)[:15]))
-    """Made on the fly."""
-    severities: tuple[int, ...] = science((1, 2, 3, 4, 5))
+    """Made on the fly. Speckle noise, Gaussian blur, spatter and saturate count in no mean. Empty: not measured."""
+    severities: tuple[int, ...] = science((1, 2, 3, 4, 5), form={"items": {"type": "integer", "enum": [1, 2, 3, 4, 5]}})
+    """Of each corruption, from the mildest, 1, to the strongest, 5."""
     frost: Literal["drawn", "photographs"] = science("drawn")
     """Ice of `frost`: drawn by a program, or the official photographs, from the package imagecorruptions-imaug."""
     perturbations: tuple[PERTURBATIONS, ...] = science(tuple(one for one in get_args(PERTURBATIONS)[:10]))
-    """Sequences made on the fly, at difficulty 1."""
-    fgsm_eps: tuple[float, ...] = science((0.0, 2.0, 4.0, 8.0, 16.0))
-    """In 0..255 units of the model's input pixels (paper, figure 3)."""
-    pgd_eps: tuple[float, ...] = science((0.0, 2.0, 4.0, 8.0, 16.0))
-    pgd_steps: int = science(10, ge=1, le=1000)
+    """Sequences made on the fly, at difficulty 1. Speckle noise, Gaussian blur, spatter and shear count in no mean.
+    Empty: not measured."""
+    fgsm_eps: tuple[float, ...] = science((0.0, 2.0, 4.0, 8.0, 16.0), form=_EPS, title="FGSM eps")
+    """In 0..255 units of the model's input pixels (paper, figure 3). Empty: no such attack."""
+    pgd_eps: tuple[float, ...] = science((0.0, 2.0, 4.0, 8.0, 16.0), form=_EPS, title="PGD eps")
+    """As of FGSM."""
+    pgd_steps: int = science(10, ge=1, le=1000, title="PGD steps")
     """Of eps / 4 or, with other numbers of steps, 2.5 * eps / steps: the paper (appendix) says 10 and not how large."""
-    autoattack_eps: tuple[float, ...] = science(())
-    """AutoAttack's standard set (Croce & Hein 2020); wants the extra `autoattack`, and minutes a hundred images."""
+    autoattack_eps: tuple[float, ...] = science((), form=_EPS, title="AutoAttack eps")
+    """AutoAttack's standard set (Croce & Hein 2020); wants the extra `autoattack`, and minutes a hundred images.
+    Empty: no such attack."""
+    official: OfficialSets = resource(OfficialSets(), title="Official sets")
     max_images: int = science(2_000, ge=10)
     """Test images used for corruptions; a seeded, stratified draw when there are more."""
     max_sequences: int = science(200, ge=10)
@@ -162,16 +173,18 @@ class EvaluateConfig(StageConfig):
     max_official: int = science(0, ge=0)
     """Images or clips of each official set, the same of each corruption; 0: all, and only then are the figures the
     published ones."""
-    official: OfficialSets = resource(OfficialSets())
     min_gain: float = science(0.0, ge=-1, le=1)
-    """Gate: the student's holdout accuracy minus the teacher's must reach this."""
+    """Gate: the student's holdout accuracy minus the teacher's must reach this, as a share."""
     max_worst_class_drop: float = science(0.2, ge=0, le=1)
-    max_ece_rise: float = science(0.15, ge=0, le=1)
-    stop_p_value: float = science(0.01, gt=0, lt=1)
+    """Gate: the accuracy of the worst class may fall by so much, as a share."""
+    max_ece_rise: float = science(0.15, ge=0, le=1, title="Max ECE rise")
+    """Gate: the expected calibration error may rise by so much, as a share."""
+    stop_p_value: float = science(0.01, gt=0, lt=1, title="Stop p-value")
     """Gate: a student that is worse at this level of an exact McNemar test stops the run."""
+    seed: int = science(0, ge=0, lt=2**32)
+    """Added to the recipe's seed, as in every stage."""
     batch_size: int = resource(256, ge=1)
     """Images at a time up to 128 pixels a side; of larger ones as many pixels."""
-    seed: int = science(0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _levels(self) -> Self:

@@ -11,31 +11,32 @@ from ns_core.settings import Settings, resource, science
 
 
 class ComputeConfig(Settings):
-    """Where and how fast; nothing here is part of an identity."""
+    """Where it runs and how fast; nothing here changes the result."""
 
     device: Literal["auto", "cpu", "cuda"] = resource("auto")
-    threads: int = resource(0, ge=0)
-    """Compute threads of a worker; 0: one for each core."""
+    """`auto`: the GPU, where there is one."""
     processes: int = resource(1, ge=1, le=64)
     """Worker processes of a stage that trains or labels on this machine, one for each GPU. Training shares each batch
     among them, labelling the shards."""
+    threads: int = resource(0, ge=0)
+    """Compute threads of a worker; 0: one for each core."""
+    loader_workers: int = resource(2, ge=1, le=64)
+    """Threads that decode and augment ahead of training, in each process."""
     compile: bool = resource(False)
     """torch.compile of the training step, and of the teacher that labels: faster on most GPUs; on CPUs for labelling
     only, after a minute or so."""
-    profile: bool = resource(False)
-    """Training writes a trace of some updates, `trace.json.gz`, into its artifact (for chrome://tracing, Perfetto)."""
-    keep_checkpoints: int = resource(2, ge=1)
-    """Resume checkpoints that are kept; older ones are deleted."""
-    loader_workers: int = resource(2, ge=1, le=64)
-    """Threads that decode and augment ahead of training, in each process."""
     cache_gigabytes: float = resource(50.0, gt=0)
     """Local copies of shards that lie in S3, in 2^30 bytes; the longest unused go first."""
     memory_gigabytes: float = resource(4.0, gt=0)
     """Of the tables that filter-and-balance sorts, in 2^30 bytes; what is more goes through temporary files."""
+    keep_checkpoints: int = resource(2, ge=1)
+    """Resume checkpoints that are kept; older ones are deleted."""
     retries: int = resource(2, ge=0, le=10)
     """Times a failed stage is started again; it goes on from its last checkpoint."""
     retry_delay_seconds: float = resource(2.0, ge=0)
     """Pause before the first retry; it doubles each time."""
+    profile: bool = resource(False)
+    """Training writes a trace of some updates, `trace.json.gz`, into its artifact (for chrome://tracing, Perfetto)."""
 
 
 StageT = TypeVar("StageT", DataConfig, TeacherConfig, SelectConfig, StudentConfig, FinetuneConfig, EvaluateConfig)
@@ -49,25 +50,30 @@ class Recipe(Settings):
     """A complete experiment."""
 
     name: str = resource("unnamed")
+    """Of the experiment: its runs, in Prefect, in MLflow and in the store, are called by it."""
     description: str = resource("")
+    """What it is for, in a sentence."""
     generations: int = science(3, ge=0, le=50)
+    """Students, one after the other, each with the best network so far as its teacher; 0: the first teacher alone."""
     seed: int = science(0, ge=0, lt=2**32)
     """Seeds the split, every network, every order and every augmentation."""
     data: DataConfig = science(DataConfig())
     teacher: TeacherConfig = science(TeacherConfig())
-    infer: InferConfig = science(InferConfig())
-    select: SelectConfig = science(SelectConfig())
-    selection: Literal["each", "once"] = science("each")
+    infer: InferConfig = science(InferConfig(), title="Labelling")
+    select: SelectConfig = science(SelectConfig(), title="Selection")
+    selection: Literal["each", "once"] = science("each", title="Select anew")
     """`each`: every generation's teacher selects anew. `once`: one selection for all generations, which each teacher
     labels anew (paper, section 3.1, and the official code's `reassign`)."""
-    selector: str = science("")
+    selector: str = science("", title="Network that selects")
     """With `selection=once`: the network, trained as the teacher is, that selects (paper: EfficientNet-B0); empty:
     the first teacher."""
     student: StudentConfig = science(StudentConfig())
-    student_models: tuple[str, ...] = science(())
+    student_models: tuple[str, ...] = science(
+        (), form={"items": {"type": "string", "minLength": 1}}, title="Student models"
+    )
     """Architecture of the student in generation 1, 2, ...; the last one repeats. Empty: student.model in all."""
-    finetune: FinetuneConfig = science(FinetuneConfig())
-    evaluate: EvaluateConfig = science(EvaluateConfig())
+    finetune: FinetuneConfig = science(FinetuneConfig(), title="Finetuning")
+    evaluate: EvaluateConfig = science(EvaluateConfig(), title="Evaluation and gate")
     compute: ComputeConfig = resource(ComputeConfig())
 
     def for_generation(self, generation: int) -> "Recipe":

@@ -9,6 +9,7 @@ file, renamed (put) or hard-linked (create) into place; on S3 one upload, and `I
 
     keys.py     which keys are allowed
     local.py    a directory
+    waiting.py  what is done while a server is away
     s3.py       a prefix of a bucket; loaded when one is opened, since boto3 takes half a second
 """
 
@@ -23,17 +24,20 @@ from ns_core.errors import NotFound, UserError
 from ns_core.storage.keys import Stored
 from ns_core.storage.local import LocalStorage
 
-_RETRIES = 8
-"""With growing waits: a server killed and back after 3 s cost 5 to 10 s and no error."""
+_RETRIES = 3
+"""Of boto3, within seconds: for a connection that breaks off."""
+PATIENCE_S = 120.0
+"""A server that is restarted or moved to another machine is back within one or two minutes."""
 _PROBE_RETRIES = 2
-"""A mistyped endpoint is told within seconds; all the retries would take about a minute."""
+"""A mistyped endpoint is told within seconds."""
 
 
 class Storage(Protocol):
     """Keys and their objects. Threads may share it; a forked process opens its own.
 
     A key that leaves the store, or is kept for temporary files, is a `ValueError` everywhere. On S3
-    a mistake in credentials, bucket or endpoint is a `UserError`, any other failure an `OSError`.
+    a mistake in credentials, bucket or endpoint is a `UserError`, any other failure an `OSError`. A server
+    that is away is waited for, which a line of the log says, and is a `StageFailed` after `PATIENCE_S`.
     """
 
     uri: str
@@ -93,11 +97,12 @@ class Storage(Protocol):
         """The file in a local directory, whether or not it exists; None on S3."""
 
 
-def open_storage(uri: str, *, retries: int = _RETRIES) -> Storage:
+def open_storage(uri: str, *, retries: int | None = None) -> Storage:
     """The store at `s3://bucket[/prefix]`, `file:///dir` or a path (`~` expanded, made absolute).
 
-    Touches neither disk nor network. S3 settings come from the usual AWS environment; `retries` is
-    how often a failed request is sent again. `UserError` for a URI that names no store.
+    Touches neither disk nor network. S3 settings come from the usual AWS environment; with `retries`, a
+    failed request to S3 is sent again so often within seconds, and no server that is away is waited for: it is
+    `Unreachable`, a `UserError`. `UserError` for a URI that names no store.
     """
     if uri.startswith("s3://"):
         from ns_core.storage.s3 import S3Storage
@@ -105,7 +110,9 @@ def open_storage(uri: str, *, retries: int = _RETRIES) -> Storage:
         bucket, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
         if not bucket or not {"", ".", ".."}.isdisjoint(prefix.split("/") if prefix else ()):
             raise UserError(f"store {uri!r}: write it as s3://bucket or s3://bucket/prefix")
-        return S3Storage(bucket, prefix, retries)
+        return (
+            S3Storage(bucket, prefix, _RETRIES, PATIENCE_S) if retries is None else S3Storage(bucket, prefix, retries)
+        )
     if uri.startswith("file:///"):
         path = unquote(uri.removeprefix("file://"))
     elif not uri or "://" in uri or uri.startswith(("s3:", "file:")):

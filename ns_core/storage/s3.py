@@ -7,34 +7,45 @@ rejects boto3's checksums needs `AWS_REQUEST_CHECKSUM_CALCULATION` and
 upload; no reader sees them, and a lifecycle rule `AbortIncompleteMultipartUpload` removes them.
 """
 
+import logging
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from boto3.exceptions import Boto3Error, S3UploadFailedError
+from boto3.exceptions import Boto3Error, RetriesExceededError, S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from boto3.session import Session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
+from botocore.exceptions import ConnectionError as NoConnection
 
-from ns_core.errors import NotFound, Unreachable, UserError
+from ns_core.errors import NotFound, StageFailed, Unreachable, UserError
 from ns_core.storage.keys import Stored, checked_folder, checked_key, checked_prefix
 from ns_core.storage.local import arriving
+from ns_core.storage.waiting import Waiting
+
+T = TypeVar("T")
 
 _TRIES = 4
 """For what botocore does not retry: a body that breaks off, conditional puts in conflict."""
 _DELETE_BATCH = 1000
 """The most keys that one DeleteObjects request may name."""
 _CHUNK = 1 << 20
+_CLIENT_SECONDS = 300.0
+"""After which a store that is opened reads the credentials anew: tools rewrite `~/.aws/credentials` every hour."""
 _TRANSFER = TransferConfig(
     multipart_threshold=32 << 20,
     multipart_chunksize=16 << 20,
     max_concurrency=4,
     num_download_attempts=8,
 )
+_AWAY = "RequestTimeout SlowDown TooManyRequests 429"
+"""What a server says, beside any status from 500 on, that wants to be asked again later."""
 _UNREACHABLE = "ConnectTimeoutError EndpointConnectionError"
 _REMEDIES = {
     "AccessDenied ExpiredToken InvalidAccessKeyId InvalidToken SignatureDoesNotMatch 403": (
@@ -52,18 +63,24 @@ _REMEDIES = {
 
 
 class S3Storage:
-    """Objects under `s3://bucket/prefix/`; an empty prefix is the whole bucket."""
+    """Objects under `s3://bucket/prefix/`; an empty prefix is the whole bucket.
 
-    def __init__(self, bucket: str, prefix: str, retries: int) -> None:
+    A failed request is sent again by boto3 `retries` times within seconds; then, while the server is away, for
+    `patience` seconds more.
+    """
+
+    def __init__(self, bucket: str, prefix: str, retries: int, patience: float = 0.0) -> None:
         self.uri = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
+        self._waiting = Waiting(f"S3 {os.environ.get('AWS_ENDPOINT_URL_S3', self.uri)}", patience)
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         with _plainly(self.uri):
-            self._client = _client(retries)
+            own = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+            self._client = _client(retries, os.getpid(), own, int(time.monotonic() / _CLIENT_SECONDS))
 
     def put_file(self, key: str, path: Path) -> None:
         with self._request(key) as named:
-            self._client.upload_file(str(path), **named, Config=_TRANSFER)
+            self._sent(self._client.upload_file, str(path), **named, Config=_TRANSFER)
 
     def take_file(self, key: str, path: Path) -> None:
         self.put_file(key, path)
@@ -71,13 +88,13 @@ class S3Storage:
 
     def put_bytes(self, key: str, data: bytes) -> None:
         with self._request(key) as named:
-            self._client.put_object(**named, Body=data)
+            self._sent(self._client.put_object, **named, Body=data)
 
     def create(self, key: str, data: bytes) -> bool:
         for _ in range(_TRIES):
             with self._request(key) as named:
                 try:
-                    self._client.put_object(**named, Body=data, IfNoneMatch="*")
+                    self._sent(self._client.put_object, **named, Body=data, IfNoneMatch="*")
                     return True
                 except ClientError as error:
                     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
@@ -104,7 +121,7 @@ class S3Storage:
     def fetch(self, key: str, path: Path) -> None:
         with arriving(path) as copy, self._request(key) as named:
             if not self._stream(named, copy):
-                self._client.download_file(**named, Filename=str(copy), Config=_TRANSFER)
+                self._sent(self._client.download_file, **named, Filename=str(copy), Config=_TRANSFER)
 
     def size(self, key: str) -> int | None:
         version = self.version(key)
@@ -112,7 +129,7 @@ class S3Storage:
 
     def version(self, key: str) -> tuple[int, str] | None:
         with suppress(NotFound), self._request(key) as named:
-            head = self._client.head_object(**named)
+            head = self._sent(self._client.head_object, **named)
             return int(head["ContentLength"]), str(head["ETag"])
         return None
 
@@ -127,7 +144,7 @@ class S3Storage:
     def copy(self, source: str, target: str) -> None:
         assert source != target, source
         with self._request(target) as named, self._request(source) as origin:
-            self._client.copy(origin, **named, Config=_TRANSFER)
+            self._sent(self._client.copy, origin, **named, Config=_TRANSFER)
 
     def move(self, source: str, target: str) -> None:
         self.copy(source, target)
@@ -135,15 +152,15 @@ class S3Storage:
 
     def delete(self, key: str) -> None:
         with self._request(key) as named:
-            self._client.delete_object(**named)
+            self._sent(self._client.delete_object, **named)
 
     def delete_tree(self, prefix: str) -> None:
-        with suppress(OSError):
+        with suppress(OSError, StageFailed):
             keys = [{"Key": self._prefix + key} for key in self.list(checked_folder(prefix))]
             for start in range(0, len(keys), _DELETE_BATCH):
                 batch = {"Objects": keys[start : start + _DELETE_BATCH], "Quiet": True}
                 with _plainly(f"{self.uri}/{prefix}"):
-                    self._client.delete_objects(Bucket=self._bucket, Delete=batch)
+                    self._sent(self._client.delete_objects, Bucket=self._bucket, Delete=batch)
 
     def local_path(self, key: str) -> Path | None:
         checked_key(key)
@@ -152,18 +169,22 @@ class S3Storage:
     def _listed(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """The keys that start with `prefix` and what the server says of them, a page at a time."""
         request = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
-        with _plainly(f"{self.uri}/{prefix}"):
-            for page in self._client.get_paginator("list_objects_v2").paginate(**request):
-                for item in page.get("Contents", ()):
-                    if not item["Key"].endswith("/"):  # some servers show a folder as "a/"
-                        yield item["Key"][len(self._prefix) :], item
+        while True:
+            with _plainly(f"{self.uri}/{prefix}"):
+                page = self._sent(self._client.list_objects_v2, **request)
+            for item in page.get("Contents", ()):
+                if not item["Key"].endswith("/"):  # some servers show a folder as "a/"
+                    yield item["Key"][len(self._prefix) :], item
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
 
     def _stream(self, named: dict[str, str], path: Path) -> bool:
         """One GET into a file, asked for again when the body breaks off; False for an object that several
         connections should share. A third of the CPU time of `download_file`, which takes one connection for
         an object below its threshold, too."""
         for left in reversed(range(_TRIES)):
-            answer = self._client.get_object(**named)
+            answer = self._sent(self._client.get_object, **named)
             with closing(answer["Body"]) as body:
                 if answer["ContentLength"] > _TRANSFER.multipart_threshold:
                     return False
@@ -180,7 +201,7 @@ class S3Storage:
         """What one GET answers, asked for again when the body breaks off."""
         for left in reversed(range(_TRIES)):
             with self._request(key) as named:
-                body = self._client.get_object(**named, **limits)["Body"]
+                body = self._sent(self._client.get_object, **named, **limits)["Body"]
                 try:
                     return bytes(body.read())
                 except BotoCoreError:
@@ -191,8 +212,12 @@ class S3Storage:
     def _nothing(self, key: str) -> bytes:
         """No bytes of an object that is there. HTTP has no way to ask for an empty range."""
         with self._request(key) as named:
-            self._client.head_object(**named)
+            self._sent(self._client.head_object, **named)
         return b""
+
+    def _sent(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """What a call of boto3 returns, which is made again while the server is away."""
+        return self._waiting(partial(call, *arguments, **named), _is_away)
 
     @contextmanager
     def _request(self, key: str) -> Iterator[dict[str, str]]:
@@ -202,8 +227,13 @@ class S3Storage:
             yield {"Bucket": self._bucket, "Key": name}
 
 
-def _client(retries: int) -> Any:
-    """An S3 client. A custom endpoint gets path addressing: few have a DNS name for each bucket."""
+@lru_cache(maxsize=4)
+def _client(retries: int, process: int, own: tuple[tuple[str, str], ...], age: int) -> Any:
+    """An S3 client; 85 ms of CPU time, so stores share it where process, AWS environment and `age` are the same.
+
+    A custom endpoint gets path addressing: few have a DNS name for each bucket.
+    """
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells with each client where its settings come from
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     session = Session()
     config = Config(
@@ -228,6 +258,15 @@ def _plainly(where: str) -> Iterator[None]:
         yield
     except (Boto3Error, BotoCoreError, ClientError) as error:
         raise _plain(error, where) from error
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the server is, or is too busy: the same request may be answered in a while."""
+    cause = error.__context__ if isinstance(error, S3UploadFailedError) else error
+    if isinstance(cause, ClientError):
+        status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500 or _code(cause) in _AWAY.split()
+    return isinstance(cause, NoConnection | HTTPClientError | RetriesExceededError) and not isinstance(cause, SSLError)
 
 
 def _plain(error: Exception, where: str) -> Exception:

@@ -1,4 +1,4 @@
-"""A run from Prefect's page: a real server, a real process worker, the deployment of `deployments/prefect.yaml`."""
+"""Runs from Prefect's page: a real server, `noisy-student deploy`, a real process worker."""
 
 import json
 import os
@@ -17,19 +17,23 @@ from typing import Any
 from unittest.mock import patch
 
 import httpx
+import kubernetes_validate
 import psutil
 import pytest
 import yaml
 from prefect.client.base import PrefectHttpxSyncClient
+from prefect.client.schemas.objects import State, StateType
+from prefect.utilities.templating import apply_values
 
-from flows import environment, place
+from flows import automations, deploy, environment, place
+from flows.attended import RESUMED, resumes
 from flows.recipes.digits import digits, digits_smoke
 from ns_core.errors import UserError
-from tests.flows.command import Command
+from tests.flows.command import Command, Outcome
 
 ROOT = Path(__file__).parents[2]
 PREFECT = str(Path(sys.executable).with_name("prefect"))
-FILE = "deployments/prefect.yaml"
+ALL = ("noisy-student/campaign", "generation/next", "evaluate/checkpoint")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 SMOKE = digits_smoke().model_dump(mode="json")
 NOWHERE = {"source": "folder", "labeled": "/nowhere", "unlabeled": "/nowhere"}
@@ -37,17 +41,22 @@ NOWHERE = {"source": "folder", "labeled": "/nowhere", "unlabeled": "/nowhere"}
 
 @dataclass(frozen=True)
 class Deployed:
-    """A server that holds the deployment, and a worker that takes its runs."""
+    """A server that holds the deployments, and a worker that takes their runs."""
 
     command: Command
     api: httpx.Client
     worker: "subprocess.Popen[bytes]"
-    deployment: dict[str, Any]
+    printed: Outcome
+    """Of the first `noisy-student deploy`."""
+
+    def deployment(self, name: str = "noisy-student/campaign") -> dict[str, Any]:
+        found: dict[str, Any] = self.api.get(f"/deployments/name/{name}").raise_for_status().json()
+        return found
 
     def submit(self, recipe: dict[str, Any]) -> httpx.Response:
         """What the form's button sends."""
         body = {"parameters": {"recipe": recipe}, "state": {"type": "SCHEDULED"}}
-        return self.api.post(f"/deployments/{self.deployment['id']}/create_flow_run", json=body)
+        return self.api.post(f"/deployments/{self.deployment()['id']}/create_flow_run", json=body)
 
     def run(self, recipe: dict[str, Any]) -> dict[str, Any]:
         """A run that has ended, as the server has it."""
@@ -104,6 +113,9 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     with stopped(pages):
         assert pages.stdout is not None
         address = f"{pages.stdout.readline().split()[-1]}/api"
+        assert all(pages.stdout.readline() for _ in range(2)), "the pages are announced"
+        printed = command("deploy")
+        assert printed.status == 0, printed.stderr
         settings = {
             **command.environment(),
             "PREFECT_API_URL": address,
@@ -125,12 +137,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         with stopped(worker), _client(address) as api:
-            _wait_for_the_pool(api, worker)
-            deploy = [PREFECT, "deploy", "--all", "--prefect-file", FILE, "--no-prompt"]
-            made = subprocess.run(deploy, cwd=ROOT, env=settings, stdin=subprocess.DEVNULL, capture_output=True)
-            assert made.returncode == 0, (made.stdout + made.stderr).decode()
-            deployment = api.get("/deployments/name/noisy-student/campaign").json()
-            yield Deployed(command, api, worker, deployment)
+            yield Deployed(command, api, worker, printed)
 
 
 def _client(address: str) -> httpx.Client:
@@ -138,31 +145,85 @@ def _client(address: str) -> httpx.Client:
     return PrefectHttpxSyncClient(base_url=address, trust_env=False, timeout=30, raise_on_all_errors=False)
 
 
-def _wait_for_the_pool(api: httpx.Client, worker: "subprocess.Popen[bytes]") -> None:
-    while api.get("/work_pools/ns-process").status_code != 200:
-        with suppress(subprocess.TimeoutExpired):
-            worker.wait(timeout=0.2)
-        assert worker.poll() is None, "the worker ended"
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 class TestDeployed:
     """In order: one store, one server, one worker."""
 
+    def test_the_table_says_what_a_person_now_has_and_where(self, deployed: Deployed) -> None:
+        for name in ALL:
+            (line,) = (line for line in deployed.printed.stdout.splitlines() if line.startswith(f"{name} "))
+            assert "pool ns-process" in line
+            assert line.endswith(f"/deployments/deployment/{deployed.deployment(name)['id']}")
+        for name in (automations.MARK, automations.RESUME, automations.SILENT, automations.STARTING):
+            assert re.search(rf"^{re.escape(name)} +made ", deployed.printed.stdout, re.MULTILINE)
+        assert "pool ns-process made" in deployed.printed.stdout
+
+    def test_again_it_changes_nothing_and_leaves_alone_what_somebody_paused(self, deployed: Deployed) -> None:
+        ids = [deployed.deployment(name)["id"] for name in ALL]
+        (resume,) = (one for one in _automations(deployed) if one["name"] == automations.RESUME)
+        deployed.api.patch(f"/automations/{resume['id']}", json={"enabled": False}).raise_for_status()
+        again = deployed.command("deploy")
+
+        assert again.status == 0, again.stderr
+        assert again.stdout.count("as it was") == 5
+        assert "made" not in again.stdout
+        assert [deployed.deployment(name)["id"] for name in ALL] == ids
+        (paused,) = (one for one in _automations(deployed) if one["name"] == automations.RESUME)
+        assert not paused["enabled"]
+        assert paused["trigger"]["id"] == resume["trigger"]["id"], "it forgets no run that is under way"
+        deployed.api.patch(f"/automations/{resume['id']}", json={"enabled": True}).raise_for_status()
+
+    def test_the_pool_on_kubernetes_is_made_when_it_is_asked_for(self, deployed: Deployed) -> None:
+        assert deployed.api.get("/work_pools/ns-kubernetes").status_code == 404
+        made = deployed.command("deploy", "--pool", "kubernetes")
+
+        assert made.status == 0, made.stderr
+        pool = deployed.api.get("/work_pools/ns-kubernetes").raise_for_status().json()
+        assert pool["base_job_template"] == json.loads(deploy.TEMPLATE.read_text(encoding="utf-8"))
+        for name in ALL:
+            assert deployed.deployment(f"{name}-on-kubernetes")["work_pool_name"] == "ns-kubernetes"
+            assert deployed.deployment(name)["work_pool_name"] == "ns-process"
+
+    def test_what_is_on_a_pool_is_not_served_besides(self, deployed: Deployed) -> None:
+        refused = deployed.command("serve")
+
+        assert refused.status == 2
+        assert re.fullmatch(r"noisy-student: the deployment campaign .* ns-process: start a worker.*\n", refused.stderr)
+
     def test_the_form_asks_for_the_recipe_alone_and_is_filled_in(self, deployed: Deployed) -> None:
-        schema = deployed.deployment["parameter_openapi_schema"]
-        fields = schema["definitions"]["SelectConfig"]["properties"]
+        for name in ALL[:2]:
+            schema = deployed.deployment(name)["parameter_openapi_schema"]
+            fields = schema["definitions"]["SelectConfig"]["properties"]
 
-        assert list(schema["properties"]) == ["recipe"]
-        assert schema["properties"]["recipe"]["default"] == digits().model_dump(mode="json")
-        assert "Lowest confidence that is kept" in fields["threshold"]["description"]
+            assert list(schema["properties"]) == ["recipe"]
+            assert schema["properties"]["recipe"]["default"] == digits().model_dump(mode="json")
+            assert "Lowest confidence that is kept" in fields["threshold"]["description"]
 
-    def test_runs_wait_for_each_other_and_pull_no_code(self, deployed: Deployed) -> None:
-        assert deployed.deployment["global_concurrency_limit"]["limit"] == 1
-        assert deployed.deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
-        assert deployed.deployment["pull_steps"] == []
-        assert deployed.deployment["enforce_parameter_schema"]
+    def test_the_form_of_an_evaluation_asks_for_the_checkpoint_first(self, deployed: Deployed) -> None:
+        schema = deployed.deployment("evaluate/checkpoint")["parameter_openapi_schema"]
+
+        assert schema["required"] == ["checkpoint"]
+        assert min(schema["properties"], key=lambda name: schema["properties"][name]["position"]) == "checkpoint"
+        assert all(field["description"] for field in schema["properties"].values())
+
+    @pytest.mark.parametrize("name", ALL)
+    def test_runs_wait_for_each_other_and_pull_no_code(self, deployed: Deployed, name: str) -> None:
+        deployment = deployed.deployment(name)
+
+        assert deployment["global_concurrency_limit"]["limit"] == 1
+        assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+        assert deployment["pull_steps"] == []
+        assert deployment["enforce_parameter_schema"]
+        assert automations.TAG in deployment["tags"]
+
+    def test_only_the_next_generation_has_a_schedule_and_it_is_switched_off(self, deployed: Deployed) -> None:
+        schedules = {name: deployed.deployment(name)["schedules"] for name in ALL}
+        (weekly,) = schedules.pop("generation/next")
+
+        assert not weekly["active"]
+        assert (weekly["schedule"]["cron"], weekly["schedule"]["timezone"]) == ("0 3 * * 1", "UTC")
+        assert not any(schedules.values())
 
     def test_a_run_computes_every_stage_and_shows_its_generation(self, deployed: Deployed) -> None:
         run = deployed.run(SMOKE)
@@ -221,15 +282,79 @@ class TestDeployed:
         assert not deployed.command.connections.exists(), deployed.command.connections.read_text()
 
 
+def _automations(deployed: Deployed) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = deployed.api.post("/automations/filter", json={}).raise_for_status().json()
+    return found
+
+
 def test_a_workers_run_is_told_what_the_command_line_sets_for_itself(tmp_path: Path) -> None:
-    document = yaml.safe_load((ROOT / FILE).read_text(encoding="utf-8"))
+    document = yaml.safe_load(deploy.FILE.read_text(encoding="utf-8"))
     with patch.dict(os.environ, clear=True):
         environment.prepare(tmp_path)
-        own = dict(os.environ)
+        own = {**os.environ, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(automations.HEARTBEAT_SECONDS)}
 
     for deployment in document["deployments"]:
         assert deployment["work_pool"]["job_variables"]["env"].items() <= own.items()
         assert deployment["description"]
+    assert 3 * automations.HEARTBEAT_SECONDS <= automations.SILENCE_SECONDS
+
+
+def test_both_pools_have_the_same_deployments() -> None:
+    process, kubernetes = (
+        [{**entry, "work_pool": None} for entry in deploy.entries(pool.name)] for pool in deploy.POOLS.values()
+    )
+
+    assert [{**entry, "name": f"{entry['name']}-on-kubernetes"} for entry in process] == kubernetes
+
+
+def test_the_pod_of_a_flow_is_valid_and_has_no_rights() -> None:
+    template = json.loads(deploy.TEMPLATE.read_text(encoding="utf-8"))
+    variables = template["variables"]["properties"]
+    # As a worker fills it in: defaults, and what it knows of the run.
+    values = {name: field["default"] for name, field in variables.items() if "default" in field}
+    values |= {"name": "run", "labels": {"prefect.io/flow-run-name": "run"}}
+    rendered = apply_values(template["job_configuration"], values, remove_notset=True)
+    job = rendered["job_manifest"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    container["env"] = [{"name": "PREFECT_API_URL", "value": "http://prefect:4200/api"}]
+    container["args"] = ["prefect", "flow-run", "execute"]
+
+    for version in ("1.33.0", kubernetes_validate.latest_version()):
+        kubernetes_validate.validate(job, version, strict=True)
+    placeholders = set(re.findall(r"{{ (\w+) }}", json.dumps(template["job_configuration"])))
+    assert placeholders == set(variables), "no variable without effect"
+    assert job["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert not container["securityContext"]["allowPrivilegeEscalation"]
+    assert container["image"] == f"noisy-student-orchestrator:{_version()}"
+    assert container["envFrom"] == [{"secretRef": {"name": "noisy-student"}}]
+
+
+def _version() -> str:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return re.search(r'^version = "(.+)"', project, re.MULTILINE)[1]  # type: ignore[index]
+
+
+def test_what_the_automation_let_go_on_is_counted_from_the_last_time_a_person_did() -> None:
+    def again(message: str | None) -> State[Any]:
+        return State(type=StateType.SCHEDULED, name="AwaitingRetry", message=message)
+
+    queued = State[Any](type=StateType.SCHEDULED, name="AwaitingConcurrencySlot")
+    crashed = State[Any](type=StateType.CRASHED)
+
+    assert resumes([queued]) == 0
+    assert resumes([crashed, again(RESUMED), queued, crashed, again(RESUMED)]) == 2
+    assert resumes([crashed, again(RESUMED), crashed, again(None)]) == 0
+    assert resumes([again(RESUMED), again("Retry by a person"), crashed, again(RESUMED)]) == 1
+
+
+def test_without_a_server_it_is_told_how_to_get_one(tmp_path: Path) -> None:
+    outcome = Command(tmp_path)("deploy")
+
+    assert outcome.status == 2
+    assert outcome.stderr.count("\n") == 1
+    for way in ("make up", "noisy-student ui", "noisy-student serve", "PREFECT_API_URL"):
+        assert way in outcome.stderr
 
 
 @pytest.mark.parametrize("home", ["", ".noisy-student"])

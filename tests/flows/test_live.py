@@ -13,7 +13,8 @@ from typing import Any, Literal
 import pytest
 from rich.console import Console
 
-from flows.live import LiveView, Pace, PlainView, print_summary, view
+from flows.live import LiveView, Pace, PlainView, view
+from flows.run_summary import print_summary
 from ns_core.errors import StageFailed
 from tasks.observe import StageOutcome
 from tests.example_document import example_document
@@ -203,6 +204,7 @@ def summary(
     *generations: dict[str, object],
     teacher: dict[str, object] | None = None,
     robustness: Sequence[dict[str, object]] = (),
+    mlflow: dict[str, str | None] | None = None,
 ) -> str:
     stream = io.StringIO()
     document = {
@@ -211,6 +213,7 @@ def summary(
         "stages": [{"state": "computed"}] * 9 + [{"state": "cached"}] * 4,
         "report": "s3://bucket/with a [bracket]/report.html",
         "robustness": list(robustness),
+        "mlflow": mlflow or {"run": None, "compare": None, "table": None},
     }
     print_summary(document, stream)
     return stream.getvalue()
@@ -235,6 +238,14 @@ def test_robustness_against_the_first_teacher_is_a_table_of_its_own_and_tells_lo
     figures = ["41.2", "27.0", "-14.2", "-16.2", "to", "-12.2", "better"]
     assert ["corruptions", "made", "on", "the", "fly", "error", *figures] in lines
     assert "student against" not in summary(generation(1, 0.94, "promote"))
+
+
+def test_the_last_line_leads_to_the_comparison_with_other_runs_or_says_what_does() -> None:
+    run, compare = "http://mlflow/#/experiments/1/runs/a", f"http://mlflow/#/compare-runs?runs={'a' * 200}"
+    text = summary(generation(1, 0.94, "promote"), mlflow={"run": run, "compare": compare})
+    assert text.splitlines()[-1] == f"Compare: {compare}", "one line, which a terminal can open by a click"
+    assert summary(mlflow={"run": run, "compare": None}).splitlines()[-1] == f"Compare: {run}"
+    assert "`noisy-student ui`" in summary().splitlines()[-1]
 
 
 def test_a_figure_that_was_not_measured_is_a_dash() -> None:

@@ -10,14 +10,17 @@ from flows import selection
 from flows.noisy_student import _after
 from flows.recipes.digits import digits_smoke
 from flows.results import Chosen, GenerationResult, Standing
+from flows.standing_teacher import StandingTeacher, earlier_labeller
 from ns_core.artifacts import Artifact, Dataset, Finetuned, PseudoLabels, Report, Selection, Teacher
 from ns_core.config import ComputeConfig, Recipe
+from ns_core.lineage import Lineage, Made
 from ns_core.settings import StageConfig
 from tasks.run import Run, StageCall
 from tests.flows.command import Command
 
 XS, S = "ns_efficientnet_xs", "ns_efficientnet_s"
 DATASET = Dataset(fingerprint="d" * 64, result={})
+OTHER = Dataset(fingerprint="c" * 64, result={})
 FIRST = Teacher(fingerprint="1" * 64, result={})
 SECOND = Finetuned(fingerprint="2" * 64, result={})
 RUN = Run(run_id="r", store="s", home="h", tracking_uri="", experiment="", compute=ComputeConfig())
@@ -73,6 +76,42 @@ def test_a_selector_that_is_the_first_teacher_is_not_trained_again(calls: list[S
     chosen = selection.choose_by_selector(in_generation(0), RUN, once(XS), DATASET, FIRST)
     assert [call.stage for call in calls] == ["infer-unlabeled", "filter-and-balance"]
     assert chosen.labeller == FIRST.fingerprint
+
+
+def test_without_the_first_teacher_at_hand_the_selector_is_trained_which_makes_the_same_one(
+    calls: list[StageCall],
+) -> None:
+    selection.choose_by_selector(in_generation(0), RUN, once(XS), DATASET)
+    assert calls[0].config == once(XS).for_generation(0).teacher
+    assert calls[0].inputs == {"dataset": DATASET}
+
+
+def made(stage: str, fingerprint: str, **inputs: str) -> Made:
+    return Made(stage, fingerprint, "attempt", inputs, {}, 1, 1, 1.0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "settings", "found"),
+    [(DATASET, [], (1, FIRST.fingerprint)), (OTHER, [], None), (DATASET, ["select.threshold=0.7"], None)],
+    ids=["the same images and settings", "other images", "other settings"],
+)
+def test_one_generation_alone_finds_the_selection_that_its_teacher_learned_from(
+    calls: list[StageCall], dataset: Dataset, settings: list[str], found: tuple[int, str] | None
+) -> None:
+    recipe = digits_smoke().override(["selection=once"])
+    chosen = selection.choose(in_generation(1), recipe.for_generation(1), DATASET, FIRST)
+    artifacts = [
+        made("prepare-dataset", DATASET.fingerprint, source="0" * 64),
+        made("train-teacher", FIRST.fingerprint, dataset=DATASET.fingerprint),
+        made("infer-unlabeled", calls[0].paths.fingerprint, dataset=DATASET.fingerprint, teacher=FIRST.fingerprint),
+        made("filter-and-balance", chosen.selection.fingerprint, pseudo_labels=calls[0].paths.fingerprint),
+        made("train-noisy-student", "5" * 64, dataset=DATASET.fingerprint, selection=chosen.selection.fingerprint),
+        made("finetune-at-test-resolution", SECOND.fingerprint, student="5" * 64),
+    ]
+    lineage = Lineage({one.name: one for one in artifacts})
+    teacher = StandingTeacher(SECOND, 1, "0")
+    before = earlier_labeller(lineage, recipe.override(settings), dataset, teacher)
+    assert (before and (before[0], before[1].fingerprint)) == found
 
 
 def test_a_teacher_labels_the_selected_images_unless_their_labels_are_his(calls: list[StageCall]) -> None:

@@ -11,7 +11,7 @@ from ns_core.config import ComputeConfig
 from ns_core.evaluation.report_file import read_report
 from ns_core.evaluation.report_file import write_report as write_file
 from ns_core.evaluation.reports.comparison import Row
-from ns_core.evaluation.reports.report import RunPaths
+from ns_core.evaluation.reports.report import RunPaths, render_html, render_markdown
 from ns_core.storage import open_storage
 from tests.evaluation_tables import evaluation, written
 from tests.example_document import example_document
@@ -100,6 +100,25 @@ def test_the_student_against_the_first_teacher_is_told_everywhere_losses_too(
     clean = rows["clean test images"]
     gained = f"gained 7.5 points over the first teacher on the test split (95 % interval {100 * clean.low:+.1f} to"
     assert any(gained in words for words in page.words), "the headline has the interval of the same comparison"
+
+
+def test_the_report_leads_to_mlflow_and_without_a_server_says_what_does(store: Path, document: dict[str, Any]) -> None:
+    from tests.tasks.test_selection_report import shown_in_prefect
+
+    written_down = report_of(store, document)
+    assert written_down.mlflow == {"run": None, "compare": None, "table": None}, "MLflow is a file"
+    kept = json.loads((store / RunPaths(document["run_id"]).document).read_text(encoding="utf-8"))
+    assert kept["mlflow"] == written_down.mlflow
+    assert "`noisy-student ui`" in shown_in_prefect("noisy-student-report")[0]
+
+    pages = {
+        "run": "http://mlflow/#/experiments/1/runs/a?x=1&y=2",
+        "compare": "http://mlflow/#/compare-runs?runs=%5B%5D",
+    }
+    told = {**document, "mlflow": pages}
+    assert set(pages.values()) <= set(Page(render_html(told, {})).links)
+    assert all(f"<{address}>" in render_markdown(told) for address in pages.values())
+    assert not any("mlflow" in link for link in Page(render_html(kept, {})).links)
 
 
 def test_evaluations_that_are_gone_cost_the_comparison_and_not_the_report(

@@ -2,7 +2,8 @@
 
 In: the document of a run, a plain dict as `noisy-student run --json` prints it: `run_id`, `recipe`, `seed`,
 `stages`, `first_teacher`, `generations` (`index`, `teacher`, `student`, `pseudo_labels`, `gate`), `report`, and
-`robustness` (`comparison.Row`s of the student that `compared` names against the first teacher).
+`robustness` (`comparison.Row`s of the student that `compared` names against the first teacher), and `mlflow` (`run`,
+`compare` and `table`: addresses of pages, None where MLflow is no server).
 Shares are 0 to 1, and None where a figure was not measured. Intervals, [low, high], may stand beside what
 `--json` prints: `holdout_interval` and `test_interval` among a model's figures, and `test_gain_interval`, the
 paired one of the headline's gain. Out: text. Loads neither numpy, matplotlib nor torch.
@@ -120,7 +121,7 @@ def teacher_of(document: Document, generation: int) -> int:
 
 def champion(document: Document) -> int:
     """The generation whose model stands at the end, as the gate chose on the holdout."""
-    return teacher_of(document, len(document["generations"]) + 1)
+    return teacher_of(document, max((entry["index"] for entry in document["generations"]), default=0) + 1)
 
 
 def compared(document: Document) -> int:
@@ -218,6 +219,13 @@ def _remarks(document: Document) -> list[str]:
     ]
 
 
+def _elsewhere(document: Document) -> dict[str, str]:
+    """Address -> what is there, of the pages in MLflow. A document of before they were in it has none."""
+    found = document.get("mlflow") or {}
+    words = {"run": "This run", "compare": "Charts of its recipe's runs", "table": "Compared with other runs"}
+    return {found[name]: f"{text}, in MLflow" for name, text in words.items() if found.get(name)}
+
+
 def _compared(document: Document) -> tuple[str, list[comparison.Row]]:
     """Heading and rows of what became of robustness."""
     stands = "last standing student" if champion(document) else "last student, which was not promoted,"
@@ -247,6 +255,7 @@ def render_html(
         html_table(_generations(document)),
         *comparison.as_html(*_compared(document)),
         *(f'<p><a href="{key.rpartition("/")[2]}">{words}</a></p>' for key, words in links.items()),
+        *(f'<p><a href="{html.escape(url)}">{words}</a></p>' for url, words in _elsewhere(document).items()),
         *figures.values(),
         "<h2>Stages</h2>",
         html_table(_stages(document)),
@@ -277,6 +286,7 @@ def render_markdown(document: Document) -> str:
         "\n".join(f"- {plain(remark)}" for remark in _remarks(document)),
         f"## Generations\n\n{markdown_table(_generations(document))}",
         comparison.as_markdown(*_compared(document)),
+        "\n".join(f"- {words}: <{url}>" for url, words in _elsewhere(document).items()),
         f"## Stages\n\n{markdown_table(_stages(document))}",
         "## How to read this\n\n" + "\n".join(f"- {plain(note)}" for note in _NOTES),
     ]

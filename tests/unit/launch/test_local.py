@@ -23,12 +23,26 @@ from tests.worker_specs import digits_spec, pictures_spec, reference, spec_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DEADLINE_S = 30.0
+LAST_WORDS = 3000
+"""Lines of 100 bytes: several times what a pipe holds."""
 LAUNCHER = """
 import sys
 from ns_core.launch.local import run_worker
 from ns_core.launch.spec import WorkerSpec
 spec = WorkerSpec.model_validate_json(sys.argv[1])
 run_worker(spec, print, lambda event: print(event, flush=True))
+"""
+TALKER = f"""
+import time
+from ns_core.stage import emit, on_terminate
+stopping = on_terminate()
+emit({{"event": "progress", "done": 1, "total": 2, "text": ""}})
+while not stopping():
+    time.sleep(0.01)
+for line in range({LAST_WORDS}):
+    print(f"{{line:099d}}")
+emit({{"event": "progress", "done": 2, "total": 2, "text": ""}})
+print("saved")
 """
 
 
@@ -141,6 +155,42 @@ def test_whatever_a_callback_raises_ends_a_worker_even_if_it_ignores_sigterm(
     assert artifact(long_work) is None
     assert environment["OMP_WAIT_POLICY"] == "passive"
     assert environment["PYTHONUNBUFFERED"] == "yes", "the caller's environment comes first"
+
+
+def test_all_that_a_worker_says_while_it_is_stopped_arrives_in_the_log(
+    long_work: WorkerSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could not even save if nobody emptied its pipe."""
+    monkeypatch.setattr(local, "_command", lambda *_: ["-c", TALKER])
+    lines: list[str] = []
+
+    def interrupt(event: dict[str, Any]) -> None:
+        assert event["done"] == 1, "who wants to get away is told no progress"
+        raise KeyboardInterrupt("enough")
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt, match="enough"):
+        run_worker(long_work, lines.append, interrupt)
+    assert time.monotonic() - started < local.GRACE_SECONDS / 2
+    assert lines == [*(f"{line:099d}" for line in range(LAST_WORDS)), "saved"]
+
+
+def test_a_log_that_fails_does_not_keep_a_stopped_worker_from_its_end(
+    long_work: WorkerSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_command", lambda *_: ["-c", TALKER])
+    told: list[str] = []
+
+    def fail(line: str) -> None:
+        told.append(line)
+        raise OSError("the log is away")
+
+    def interrupt(event: dict[str, Any]) -> None:
+        raise KeyboardInterrupt("enough")
+
+    with pytest.raises(KeyboardInterrupt, match="enough"):
+        run_worker(long_work, fail, interrupt)
+    assert told[-1] == "saved"
 
 
 def test_a_second_interrupt_ends_the_grace(long_work: WorkerSpec) -> None:

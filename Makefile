@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check up down ui clean integration golden
+.PHONY: setup demo test test-servers check up down ui clean integration golden
 
 setup: $(READY)
 
@@ -26,7 +26,11 @@ demo: setup
 	@$(BIN)/noisy-student run digits
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not servers"
+
+# Campaigns on PostgreSQL, S3, Prefect and MLflow: deployed, killed, cancelled, cut off, and driven from a browser.
+test-servers: setup
+	$(BIN)/python -m pytest -m servers
 
 check: setup
 	$(BIN)/ruff check .

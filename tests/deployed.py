@@ -199,8 +199,14 @@ class Deployed:
 
     def logs(self, run: str) -> list[str]:
         """The run's log in Prefect, its tasks' lines among them."""
-        body = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
-        return [str(line["message"]) for line in self.api.post("/logs/filter", json=body).raise_for_status().json()]
+        lines: list[str] = []
+        while len(lines) % 200 == 0:  # the server gives no more at once
+            body = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "offset": len(lines)}
+            page = self.api.post("/logs/filter", json=body).raise_for_status().json()
+            if not page:
+                break
+            lines += [str(line["message"]) for line in page]
+        return lines
 
     @property
     def storage(self) -> Storage:

@@ -88,7 +88,7 @@ class SeaweedFS:
 
     def start(self) -> None:
         """Returns once it takes objects."""
-        limits = {"GOMEMLIMIT": "200MiB", "GOGC": "40"} if self._frugal else {}
+        limits = {"GOMEMLIMIT": "400MiB", "GOGC": "40"} if self._frugal else {}
         environment = {**os.environ, **self.environment, **limits}
         log = self._folder / "weed.log"
         with log.open("ab") as stream:

@@ -216,7 +216,8 @@ def test_every_environment_variable_is_one_that_somebody_reads() -> None:
         "NS_": "".join(
             path.read_text("utf-8") for top in ("flows", "tasks", "ns_core") for path in ROOT.glob(f"{top}/**/*.py")
         ),
-        "MLFLOW_": Path(str(mlflow)).read_text(encoding="utf-8") + (ROOT / "ns_core/tracking/connection.py").read_text("utf-8"),
+        "MLFLOW_": Path(str(mlflow)).read_text(encoding="utf-8")
+        + (ROOT / "ns_core/tracking/connection.py").read_text("utf-8"),
         "PREFECT_": " ".join([*get_current_settings().to_environment_variables(), "PREFECT_API_URL"]),
     }
     files = [*DOCKERFILES, DOCKER / "compose.yaml", *ROOT.glob("deployments/*")]

@@ -64,7 +64,7 @@ class Deployed:
         assert reply.status_code == 201, reply.text
         return self.ended(reply.json()["id"])
 
-    def ended(self, run: str, seconds: float = 240.0) -> dict[str, Any]:
+    def ended(self, run: str, seconds: float = 480.0) -> dict[str, Any]:
         """Asks twice a second, and no longer than the worker lives."""
         deadline = monotonic() + seconds
         while monotonic() < deadline and self.worker.poll() is None:
@@ -146,7 +146,7 @@ def _client(address: str) -> httpx.Client:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 class TestDeployed:
     """In order: one store, one server, one worker."""
 

@@ -15,7 +15,7 @@ from tests.browser import WINDOW, WRITE_IMAGES, RunForm, chromium, save_picture,
 from tests.deployed import Deployed, deployed_on
 from tests.servers import running_servers
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(4200)]
+pytestmark = [pytest.mark.integration, pytest.mark.servers, pytest.mark.timeout(4200)]
 
 CAMPAIGN = "noisy-student/campaign"
 RUN_SECONDS = 1800.0

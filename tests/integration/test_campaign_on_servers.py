@@ -5,9 +5,7 @@ The tests follow each other: the whole recipe `digits`, which *Quick run* starts
 
 import re
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
 from flows.recipes.digits import digits
@@ -15,7 +13,7 @@ from tests.campaigns import Campaign, deployed_in_s3, mlflow_runs, records
 from tests.deployed import Deployed, Document
 from tests.servers import running_servers
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.integration, pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 RUN_SECONDS = 3000.0
 """For the whole recipe, 2.5 minutes on two cores of its own."""
@@ -60,7 +58,6 @@ def test_what_a_worker_says_is_in_the_runs_log_while_it_works(first: Campaign) -
 
 def test_quick_run_computes_every_stage_into_s3_and_the_student_beats_the_teacher(first: Campaign) -> None:
     run, deployed = first.completed(RUN_SECONDS), first.deployed
-    assert run["parameters"].keys() == {"recipe"}
     assert _computed(deployed, run) == BEFORE | LABELLING | LEARNING | SECOND == deployed.states(run).keys()
     kept = {record["fingerprint"] for record in records(deployed).values()}
     assert kept == set(deployed.fingerprints(run).values())
@@ -100,10 +97,8 @@ def test_progress_and_a_report_that_can_be_read_are_artifacts_of_the_run(first: 
 def test_the_runs_in_prefect_and_in_mlflow_lead_to_each_other(first: Campaign) -> None:
     deployed, parent = first.deployed, first.mlflow()
     assert parent.info.status == "FINISHED"
-    page = parent.data.tags["prefect.flow_run_url"]
-    assert page.endswith(f"/{first.id}")
-    assert urlsplit(page).netloc == urlsplit(deployed.environment["PREFECT_API_URL"]).netloc
-    assert httpx.get(page, trust_env=False).status_code == 200
+    page = deployed.environment["PREFECT_API_URL"].removesuffix("/api") + f"/flow-runs/flow-run/{first.id}"
+    assert parent.data.tags["prefect.flow_run_url"] == page, "an address that Prefect's page knows"
     assert [one["key"] for one in first.artifacts() if parent.info.run_id in str(one["data"])]
     children = mlflow_runs(deployed, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert {child.data.tags["ns.generation"] for child in children} == {"0", "1", "2"}

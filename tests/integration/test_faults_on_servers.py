@@ -23,7 +23,7 @@ from ns_core.storage import Storage, open_storage
 from tests.deployed import Deployed, Document, deployed_on
 from tests.servers import ServerSet, running_servers
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.integration, pytest.mark.servers, pytest.mark.timeout(3000)]
 
 CAMPAIGN = "noisy-student/campaign"
 DOWN_SECONDS = 20.0

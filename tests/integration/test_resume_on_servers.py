@@ -25,7 +25,7 @@ from ns_core.storage import Storage, open_storage
 from tests.deployed import ROOT, Deployed, deployed_on
 from tests.servers import running_servers
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.integration, pytest.mark.servers, pytest.mark.timeout(1800)]
 
 CAMPAIGN, NEXT, CHECKPOINT = "noisy-student/campaign", "generation/next", "evaluate/checkpoint"
 LONGER = [
@@ -165,6 +165,7 @@ class TestKilled:
         deployed.start_worker()
         undisturbed = start_undisturbed(deployed, tmp_path)
         try:
+            deployed.until(lambda: deployed.read(run)["run_count"] == 3, 600, "the new worker takes it")
             ended = deployed.ended(run, 900)
             assert undisturbed.wait(900) == 0
         finally:

@@ -28,6 +28,8 @@ def prepare(folder: Path) -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "noisy_student",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        # What Prefect's server answers while its database is restarted.
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
         # Leases in memory die with the server: a run that holds one is stopped, and its deployment's place is lost.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_HOME": str(folder / "prefect"),

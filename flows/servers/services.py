@@ -123,6 +123,9 @@ def _prefect(place: Place, state: State, passwords: Passwords) -> Service:
         "PGPASSWORD": passwords.postgres,
         # The page asks PREFECT_API_URL, if set, or port 4200, whatever `--port` says.
         "PREFECT_SERVER_UI_API_URL": f"{page}/api",
+        # As it is set up, tasks that ended while PostgreSQL was away stay "Running" for good.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "10",
     }
     job = Job([sys.executable, "-m", *command], _environment(own), folder, place.log("prefect"), None)
     # `/health` answers without the database.

@@ -26,8 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ns_core.artifacts import Dataset, Finetuned, Imported, Paths, Record, Report, Selection, Student
-from ns_core.data.index import INDEX
-from ns_core.data.prepare import CORRUPT_FILE, DROPPED_FILE
+from ns_core.data.index import CORRUPT_FILE, DROPPED_FILE, INDEX
 from ns_core.errors import NotFound, StageFailed
 from ns_core.lineage import CHECKPOINTS, Lineage
 from ns_core.storage import Storage

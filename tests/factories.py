@@ -11,8 +11,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ns_core.config import Augmentation, ComputeConfig
-from ns_core.data.index import CLASSES, INDEX, DatasetIndex, IndexRow, SplitIndex, write_classes, write_index
-from ns_core.data.prepare import CORRUPT_FILE, DROPPED_FILE, DUPLICATES_FILE
+from ns_core.data.index import (
+    CLASSES,
+    CORRUPT_FILE,
+    DROPPED_FILE,
+    DUPLICATES_FILE,
+    INDEX,
+    DatasetIndex,
+    IndexRow,
+    SplitIndex,
+    write_classes,
+    write_index,
+)
 from ns_core.data.pseudo_labels import label_file, label_table
 from ns_core.resume import ResumeFolder
 from ns_core.stage import StageContext

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ns_core.data.index import CLASSES, INDEX, SCHEMA, write_classes
-from ns_core.data.prepare import CORRUPT_FILE, DROPPED_FILE
+from ns_core.data.index import CLASSES, CORRUPT_FILE, DROPPED_FILE, INDEX, SCHEMA, write_classes
 from ns_core.data.pseudo_labels import label_file
 from tests.factories import left_out, look_alikes
 from tests.shard_builders import image_bytes

@@ -24,6 +24,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 INDEX = "index.parquet"
 CLASSES = "classes.json"
+CORRUPT_FILE, DROPPED_FILE, DUPLICATES_FILE = "corrupt.parquet", "dropped.parquet", "duplicates.parquet"
 NO_LABEL = -1
 """What a null label becomes in numpy."""
 

@@ -30,7 +30,17 @@ from ns_core.artifacts import file_entry
 from ns_core.config import DataConfig
 from ns_core.data.duplicates import group
 from ns_core.data.hygiene import PAIRS, REPORT, report
-from ns_core.data.index import CLASSES, INDEX, SCHEMA, SPLITS, Split, write_classes
+from ns_core.data.index import (
+    CLASSES,
+    CORRUPT_FILE,
+    DROPPED_FILE,
+    DUPLICATES_FILE,
+    INDEX,
+    SCHEMA,
+    SPLITS,
+    Split,
+    write_classes,
+)
 from ns_core.data.ingest import CORRUPT, JUDGED, KEPT, LEAK, PART_SCHEMA, Judged, ingest
 from ns_core.data.ledger import Ledger
 from ns_core.data.source import Part, Source
@@ -39,7 +49,6 @@ from ns_core.errors import NotFound, StageFailed
 from ns_core.resume import Adopted
 from ns_core.stage import StageContext, Stopped, log
 
-CORRUPT_FILE, DROPPED_FILE, DUPLICATES_FILE = "corrupt.parquet", "dropped.parquet", "duplicates.parquet"
 _ORDER: tuple[Split, ...] = (*JUDGED, "labeled", "pool")
 """What is judged on comes first: whatever equals it is then dropped from the splits that follow."""
 _CLASS_NAMES = 1000

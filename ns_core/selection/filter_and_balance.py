@@ -26,8 +26,7 @@ import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from ns_core.config import SelectConfig
-from ns_core.data.index import DatasetIndex
-from ns_core.data.prepare import DUPLICATES_FILE
+from ns_core.data.index import DUPLICATES_FILE, DatasetIndex
 from ns_core.errors import UserError
 from ns_core.selection import manifest
 from ns_core.selection.duplicates import Twins

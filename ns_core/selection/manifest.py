@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ns_core.data.index import SCHEMA, joined_text
+from ns_core.data.index import CORRUPT_FILE, DROPPED_FILE, SCHEMA, joined_text
 from ns_core.data.ordered import in_order
-from ns_core.data.prepare import CORRUPT_FILE, DROPPED_FILE
 from ns_core.data.reading import SELECTED
 from ns_core.data.row_groups import RowGroups, batches
 from ns_core.selection.copying import Images

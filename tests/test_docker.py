@@ -220,7 +220,7 @@ def test_every_environment_variable_is_one_that_somebody_reads() -> None:
         + (ROOT / "ns_core/tracking/connection.py").read_text("utf-8"),
         "PREFECT_": " ".join([*get_current_settings().to_environment_variables(), "PREFECT_API_URL"]),
     }
-    files = [*DOCKERFILES, DOCKER / "compose.yaml", *ROOT.glob("deployments/*")]
+    files = [*DOCKERFILES, DOCKER / "compose.yaml", *(path for path in ROOT.glob("deployments/**/*") if path.is_file())]
     used = {
         name for path in files for name in re.findall(r"\b(?:NS|MLFLOW|PREFECT)_[A-Z0-9_]+", path.read_text("utf-8"))
     }

@@ -27,6 +27,8 @@ CAMPAIGN = "noisy-student/campaign"
 WORKER = "ns_core.worker"
 STAGE_SECONDS = 600.0
 """For a stage to begin, on a machine that does much else."""
+EVENT_SECONDS = 60.0
+"""For what Prefect's server hears of by events."""
 SMALLEST = (
     "evaluate.corruptions=[]",
     "evaluate.perturbations=[]",
@@ -104,6 +106,14 @@ class Campaign:
         """The task runs, those that call a generation left out."""
         found = self._all("task_runs", {"flow_runs": {"id": {"any_": self.flow_runs()}}})
         return [task for task in found if not task["state"]["state_details"]["child_flow_run_id"]]
+
+    def until_tasks_ended(self) -> None:
+        """A task's last state is an event, which the server may take up after the flow's."""
+        self.deployed.until(
+            lambda: all(task["state"]["type"] in ENDED for task in self.tasks()),
+            EVENT_SECONDS,
+            "the tasks' states arrive",
+        )
 
     def log(self) -> list[str]:
         """The lines of the run, its generations and its tasks, in their order."""

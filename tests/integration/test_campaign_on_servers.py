@@ -75,6 +75,7 @@ def test_names_tell_stage_and_generation(first: Campaign) -> None:
     stages = {f"{stage}-g{generation}" for stage, generation in BEFORE | LABELLING | LEARNING | SECOND}
     assert stages <= set(names)
     assert len(names) == len(set(names))
+    first.until_tasks_ended()
     assert {task["state"]["type"] for task in first.tasks()} == {"COMPLETED"}
 
 

@@ -53,7 +53,7 @@ def _assert_nothing_is_left(campaign: Campaign) -> None:
     deployed = campaign.deployed
     deployed.until(lambda: not deployed.family(), SLACK_SECONDS, "the flow's process ends")
     assert {run["state"]["type"] for run in campaign.subflows().values()} <= {"CANCELLED", "CRASHED"}
-    assert not [task["name"] for task in campaign.tasks() if task["state"]["type"] in ("RUNNING", "PENDING")]
+    campaign.until_tasks_ended()
     made = {record["stage"] for record in records(deployed).values()}
     assert made == {"prepare-dataset", "train-teacher", "evaluate-robustness", "infer-unlabeled", "filter-and-balance"}
     assert not [key for key in deployed.storage.list(f"{STUDENT}/") if "/resume/" not in key]

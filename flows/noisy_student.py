@@ -83,7 +83,7 @@ def _generations(run: Run, recipe: Recipe) -> RunResult:
         result = generation(run, recipe, index, dataset, standing)
         results.append(result)
         standing = _after(result, standing, recipe)
-        if result.gate["verdict"] == "stop":
+        if _ends(result.gate["verdict"], recipe):
             break
     log_generation(run, 0, {name: standing.report.result.get(name) for name in FIGURES}, "final")
     summary = RunResult(
@@ -94,9 +94,26 @@ def _generations(run: Run, recipe: Recipe) -> RunResult:
         first_teacher=first,
         teacher_report=first_report,
         generations=results,
+        ending=_ending(results, recipe),
         report="",
     )
     return summary.model_copy(update=write_report(run, summary.document()).model_dump())
+
+
+def _ends(verdict: str, recipe: Recipe) -> bool:
+    return verdict == "stop" or (recipe.until == "gate" and verdict != "promote")
+
+
+def _ending(results: list[GenerationResult], recipe: Recipe) -> str:
+    """Why there was no further generation. A teacher that is kept is a success: nothing better was found."""
+    if not results:
+        return "no generation was asked for"
+    verdict = results[-1].gate["verdict"]
+    if _ends(verdict, recipe):
+        what = "found the student worse" if verdict == "stop" else "promoted no student"
+        return f"the gate {what} in generation {len(results)}: the teacher stays"
+    most = " at most" if recipe.until == "gate" else ""
+    return f"{len(results)} generation{'s' * (len(results) > 1)} asked for{most}"
 
 
 def _after(result: GenerationResult, before: Standing, recipe: Recipe) -> Standing:

@@ -73,6 +73,8 @@ class RunResult(Frozen):
     teacher_report: Report
     generations: list[GenerationResult]
     report: str
+    ending: str = ""
+    """Why there was no further generation."""
     robustness: list[dict[str, Any]] = []
     """The last standing student against the first teacher: `comparison.Row`s."""
     mlflow: dict[str, str | None] = {"run": None, "compare": None, "table": None}
@@ -91,6 +93,7 @@ class RunResult(Frozen):
                 "parameters": self.first_teacher.result["parameters"],
             },
             "generations": [generation.summary() for generation in self.generations],
+            "ending": self.ending,
             "report": self.report,
             "robustness": self.robustness,
             "mlflow": self.mlflow,

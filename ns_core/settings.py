@@ -20,15 +20,19 @@ from pydantic_core import CoreSchema
 from ns_core.errors import UserError, nearest
 
 ROLE = "role"
+ADDED = "added"
 
 
-def science(default: Any = ..., *, form: Mapping[str, Any] | None = None, **limits: Any) -> Any:
+def science(default: Any = ..., *, form: Mapping[str, Any] | None = None, added: bool = False, **limits: Any) -> Any:
     """A field that changes the result: part of the fingerprint.
 
     `limits`, and the `title` in a form, go to `pydantic.Field`; `form` is JSON schema for what the type alone does
-    not say, such as the limits of a list's items, which the validators check as well.
+    not say, such as the limits of a list's items, which the validators check as well. `added`: to a stage that there
+    are artifacts of, with a default that changes nothing; at its default it is no part of the fingerprint, so that
+    what was made before it came is found.
     """
-    return Field(default, json_schema_extra={ROLE: "science", **(form or {})}, **limits)
+    mark = {ADDED: True} if added else {}
+    return Field(default, json_schema_extra={ROLE: "science", **mark, **(form or {})}, **limits)
 
 
 def resource(default: Any = ..., *, form: Mapping[str, Any] | None = None, **limits: Any) -> Any:
@@ -39,6 +43,10 @@ def resource(default: Any = ..., *, form: Mapping[str, Any] | None = None, **lim
 def _role(field: FieldInfo) -> str | None:
     extra = field.json_schema_extra
     return cast(str, extra.get(ROLE)) if isinstance(extra, dict) else None
+
+
+def _added(field: FieldInfo) -> bool:
+    return isinstance(field.json_schema_extra, dict) and ADDED in field.json_schema_extra
 
 
 class Settings(BaseModel):
@@ -73,11 +81,11 @@ class Settings(BaseModel):
         return schema
 
     def science(self) -> dict[str, JsonValue]:
-        """The fields that make the identity, as plain JSON, nested settings included."""
+        """The fields that make the identity, as plain JSON, nested settings included; of those `added` what is set."""
         document: dict[str, JsonValue] = {}
         for name, field in type(self).model_fields.items():
-            if _role(field) == "science":
-                value = getattr(self, name)
+            value = getattr(self, name)
+            if _role(field) == "science" and not (_added(field) and value == field.default):
                 document[name] = (
                     value.science()
                     if isinstance(value, Settings)

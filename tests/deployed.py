@@ -198,10 +198,13 @@ class Deployed:
         return log.read_text(encoding="utf-8", errors="replace")[-4000:] if log.exists() else ""
 
     def logs(self, run: str) -> list[str]:
-        """The run's log in Prefect, its tasks' lines among them."""
+        """The log in Prefect of the run, its generations and their tasks, in their order."""
+        where = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}}
+        below = self.api.post("/flow_runs/filter", json=where).raise_for_status().json()
+        runs = [run, *(one["id"] for one in below)]
         lines: list[str] = []
         while len(lines) % 200 == 0:  # the server gives no more at once
-            body = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "offset": len(lines)}
+            body = {"logs": {"flow_run_id": {"any_": runs}}, "sort": "TIMESTAMP_ASC", "offset": len(lines)}
             page = self.api.post("/logs/filter", json=body).raise_for_status().json()
             if not page:
                 break

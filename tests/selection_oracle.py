@@ -34,6 +34,9 @@ class Asked(NamedTuple):
     official: bool
     duplicates: str = "keep"
     twins: Mapping[str, int] = {}
+    max_confidence: float = 1.0
+    pool_fraction: float = 1.0
+    pool_seed: int = 0
 
 
 def best_first(row: Row) -> tuple[float, float, str, str]:
@@ -48,6 +51,10 @@ def oracle(rows: Sequence[Row], asked: Asked) -> Result:
     result: Result = {row.key: ("corrupt", 0) for row in rows if row.confidence is None}
     read = [row for row in rows if row.confidence is not None]
     result |= {row.key: ("below_threshold", 0) for row in read if row.confidence < np.float32(asked.threshold)}
+    if asked.max_confidence < 1:
+        highest = np.float32(asked.max_confidence)
+        result |= {row.key: ("too_confident", 0) for row in read if row.confidence >= highest}
+    result |= {row.key: ("not_sampled", 0) for row in read if not _sampled(row, asked)}
     eligible = [row for row in read if row.key not in result]
     lost = _lost(eligible, asked)
     result |= dict.fromkeys(lost, ("duplicate", 0))
@@ -61,6 +68,11 @@ def oracle(rows: Sequence[Row], asked: Asked) -> Result:
             times = min(copies.get(row.key, 0), asked.max_copies)
             result[row.key] = ("kept" if times else "class_full", times)
     return result
+
+
+def _sampled(row: Row, asked: Asked) -> bool:
+    lot = hashlib.sha256(f"pool:{asked.pool_seed}:{row.sha256}".encode()).digest()[:8]
+    return Fraction(int.from_bytes(lot, "big"), 1 << 64) < Fraction(asked.pool_fraction)
 
 
 def _lost(eligible: list[Row], asked: Asked) -> set[str]:

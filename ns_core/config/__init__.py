@@ -6,9 +6,11 @@ does; recipes in `flows/recipes` derive from them. Loads neither torch nor Prefe
     data.py          prepare-dataset
     training.py      train-teacher, train-noisy-student, finetune-at-test-resolution
     evaluation.py    infer-unlabeled, filter-and-balance, evaluate-robustness, import-checkpoint
-    recipe.py        all of them, and the resources
+    compute.py       where they run and how fast
+    recipe.py        all of them
 """
 
+from ns_core.config.compute import ComputeConfig, KubernetesConfig
 from ns_core.config.data import DataConfig
 from ns_core.config.evaluation import (
     CORRUPTIONS,
@@ -21,7 +23,7 @@ from ns_core.config.evaluation import (
     OfficialSets,
     SelectConfig,
 )
-from ns_core.config.recipe import ComputeConfig, Recipe
+from ns_core.config.recipe import Recipe
 from ns_core.config.training import Augmentation, FinetuneConfig, StudentConfig, TeacherConfig, TrainConfig
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "FinetuneConfig",
     "ImportConfig",
     "InferConfig",
+    "KubernetesConfig",
     "OfficialSets",
     "Recipe",
     "SelectConfig",

@@ -100,12 +100,28 @@ class SelectConfig(StageConfig):
     duplicates: Literal["keep", "bytes", "near"] = science("bytes")
     """Of images with equal bytes, or that prepare-dataset found to look alike (`near`; by perceptual hash, which takes
     blank pictures for one), only the most confident counts and is kept."""
+    max_confidence: float = science(1.0, gt=0, le=1, title="Highest confidence", added=True)
+    """Images as sure as this or surer are left out, which with the threshold makes a band (paper, appendix A.2: ten of
+    a tenth each); 1: none are."""
+    pool_fraction: float = science(1.0, gt=0, le=1, title="Share of the pool", added=True)
+    """Chosen from is this share of the pool, by a hash of each image's bytes: a smaller share lies within a larger
+    one (paper, appendix A.2: 1/128 to all)."""
+    pool_seed: int = science(0, ge=0, lt=2**32, title="Seed of the share", added=True)
+    """Decides which images are in a share of the pool, the same in all generations; the recipe's seed is added."""
     materialize: bool = science(False)
     """The selected images are written out as shards of their own, shuffled: training then reads them in sequence."""
     shard_megabytes: int = science(1024, ge=1)
     """Size of these shards, in 2^20 bytes."""
     seed: int = science(0, ge=0, lt=2**32)
     """Decides which images of a short class get the odd copy, and the order of shards that are written out."""
+
+    @model_validator(mode="after")
+    def _band(self) -> Self:
+        if self.max_confidence <= self.threshold and self.max_confidence < 1:
+            raise ValueError(
+                f"max_confidence {self.max_confidence:g} leaves nothing above threshold {self.threshold:g}: raise it"
+            )
+        return self
 
 
 class OfficialSets(Settings):

@@ -1,44 +1,17 @@
 """A complete experiment: the settings of all stages, and where and how fast they run."""
 
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import model_validator
 
+from ns_core.config.compute import ComputeConfig
 from ns_core.config.data import DataConfig
 from ns_core.config.evaluation import EvaluateConfig, InferConfig, SelectConfig
 from ns_core.config.training import FinetuneConfig, StudentConfig, TeacherConfig
 from ns_core.settings import Settings, resource, science
 
-
-class ComputeConfig(Settings):
-    """Where it runs and how fast; nothing here changes the result."""
-
-    device: Literal["auto", "cpu", "cuda"] = resource("auto")
-    """`auto`: the GPU, where there is one."""
-    processes: int = resource(1, ge=1, le=64)
-    """Worker processes of a stage that trains or labels on this machine, one for each GPU. Training shares each batch
-    among them, labelling the shards."""
-    threads: int = resource(0, ge=0)
-    """Compute threads of a worker; 0: one for each core."""
-    loader_workers: int = resource(2, ge=1, le=64)
-    """Threads that decode and augment ahead of training, in each process."""
-    compile: bool = resource(False)
-    """torch.compile of the training step, and of the teacher that labels: faster on most GPUs; on CPUs for labelling
-    only, after a minute or so."""
-    cache_gigabytes: float = resource(50.0, gt=0)
-    """Local copies of shards that lie in S3, in 2^30 bytes; the longest unused go first."""
-    memory_gigabytes: float = resource(4.0, gt=0)
-    """Of the tables that filter-and-balance sorts, in 2^30 bytes; what is more goes through temporary files."""
-    keep_checkpoints: int = resource(2, ge=1)
-    """Resume checkpoints that are kept; older ones are deleted."""
-    retries: int = resource(2, ge=0, le=10)
-    """Times a failed stage is started again; it goes on from its last checkpoint."""
-    retry_delay_seconds: float = resource(2.0, ge=0)
-    """Pause before the first retry; it doubles each time."""
-    profile: bool = resource(False)
-    """Training writes a trace of some updates, `trace.json.gz`, into its artifact (for chrome://tracing, Perfetto)."""
-
-
+AUTO_GENERATIONS = 10
+"""The most of `generations=auto`."""
 StageT = TypeVar("StageT", DataConfig, TeacherConfig, SelectConfig, StudentConfig, FinetuneConfig, EvaluateConfig)
 
 
@@ -54,7 +27,11 @@ class Recipe(Settings):
     description: str = resource("")
     """What it is for, in a sentence."""
     generations: int = science(3, ge=0, le=50)
-    """Students, one after the other, each with the best network so far as its teacher; 0: the first teacher alone."""
+    """Students, one after the other, each with the best network so far as its teacher; 0: the first teacher alone.
+    `auto`: 10, and `until=gate`."""
+    until: Literal["generations", "gate"] = science("generations", added=True, title="Goes on until")
+    """`generations`: so many, or the gate finds a student significantly worse. `gate`: also until the gate promotes a
+    student no more; `generations` is then the most."""
     seed: int = science(0, ge=0, lt=2**32)
     """Seeds the split, every network, every order and every augmentation."""
     data: DataConfig = science(DataConfig())
@@ -72,6 +49,11 @@ class Recipe(Settings):
         (), form={"items": {"type": "string", "minLength": 1}}, title="Student models"
     )
     """Architecture of the student in generation 1, 2, ...; the last one repeats. Empty: student.model in all."""
+    student_ratios: tuple[int, ...] = science(
+        (), form={"items": {"type": "integer", "minimum": 1, "maximum": 28}}, title="Student ratios", added=True
+    )
+    """Pseudo-labelled images for each labelled one in generation 1, 2, ...; the last one repeats (paper: 14, 14, 28).
+    Empty: student.ratio in all."""
     finetune: FinetuneConfig = science(FinetuneConfig(), title="Finetuning")
     evaluate: EvaluateConfig = science(EvaluateConfig(), title="Evaluation and gate")
     compute: ComputeConfig = resource(ComputeConfig())
@@ -83,25 +65,44 @@ class Recipe(Settings):
         their initial weights.
         """
         models = self.student_models or (self.student.model,)
-        student = self.student.model_copy(update={"model": models[min(generation, len(models)) - 1]})
+        ratios = self.student_ratios or (self.student.ratio,)
+        places = min(generation, len(models)) - 1, min(generation, len(ratios)) - 1
+        student = self.student.model_copy(update={"model": models[places[0]], "ratio": ratios[places[1]]})
         own = self.seed + 1000 * generation
+        # Of the whole pool no share is drawn, and a seed that draws nothing is no part of the identity.
+        share = self.seed if self.select.pool_fraction < 1 else 0
+        select = self.select.model_copy(update={"pool_seed": self.select.pool_seed + share})
         return self.model_copy(
             update={
                 "data": _seeded(self.data, self.seed),
                 "teacher": _seeded(self.teacher, self.seed),
-                "select": _seeded(self.select, own),
+                "select": _seeded(select, own),
                 "student": _seeded(student, own),
                 "finetune": _seeded(self.finetune, own),
                 "evaluate": _seeded(self.evaluate, self.seed),
             }
         )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _auto(cls, document: Any) -> Any:
+        if isinstance(document, dict) and document.get("generations") == "auto":
+            return {**document, "generations": AUTO_GENERATIONS, "until": "gate"}
+        return document
+
     @model_validator(mode="after")
     def _seeds(self) -> Self:
         stages = (self.data, self.teacher, self.select, self.student, self.finetune, self.evaluate)
-        largest = self.seed + 1000 * self.generations + max(stage.seed for stage in stages)
+        largest = self.seed + 1000 * self.generations + max(self.select.pool_seed, *(stage.seed for stage in stages))
         if largest >= 2**32:  # what a key of data.order holds
             raise ValueError(f"seed + 1000 * generations + a stage's seed come to {largest}, over 2^32: lower the seed")
+        return self
+
+    @model_validator(mode="after")
+    def _ratios(self) -> Self:
+        outside = [ratio for ratio in self.student_ratios if not 1 <= ratio <= 28]
+        if outside:
+            raise ValueError(f"student_ratios: {outside[0]} is none, they are whole numbers from 1 to 28")
         return self
 
     @model_validator(mode="after")

@@ -158,9 +158,10 @@ class StudentConfig(TrainConfig):
     """Soft labels are sharpened as p^(1/T); 1 leaves them (official scripts: 1)."""
     ratio: int = science(3, ge=1, le=28)
     """Pseudo-labelled images for each labelled image of a batch."""
-    loss: Literal["concat", "official", "algorithm1"] = science("concat")
+    loss: Literal["concat", "official", "algorithm1", "pseudo"] = science("concat")
     """`concat`: mean over the whole batch (paper's text). `official`: labelled mean + ratio * pseudo mean
-    (official code). `algorithm1`: labelled mean + pseudo mean (paper, algorithm 1)."""
+    (official code). `algorithm1`: labelled mean + pseudo mean (paper, algorithm 1).
+    `pseudo`: pseudo mean alone, for pre-training; labelled images pass through the network and teach nothing."""
     start: Literal["scratch", "teacher"] = science("scratch")
     """Initial weights: fresh ones (paper), or the teacher's, which then must be of the same model."""
 

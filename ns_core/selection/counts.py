@@ -19,14 +19,14 @@ class Counts(NamedTuple):
     unread: int
     top1: Integers
     bins: Integers
-    """1 and more; the rows below the threshold are in `below`."""
+    """1 and more; the rows that nothing is chosen among are in `below`."""
     rows: Integers
     below: Integers
     """[classes]"""
 
     @property
     def eligible(self) -> Integers:
-        """Rows that pass the threshold, [classes]."""
+        """Rows that are chosen among, [classes]."""
         return np.bincount(self.top1, self.rows, self.classes).astype(np.int64)
 
     @staticmethod

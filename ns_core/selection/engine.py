@@ -11,6 +11,10 @@ one to go by), margin. Out: an outcome and a number of copies for each row, file
                        hold `per_class` images or the threshold is reached; each of those n images stands
                        per_class / n times, the fraction by a draw of its own, and at most `max_copies` times.
 
+A rule may have a highest confidence as well (`Rule.max_confidence`), and be asked of a share of the pool: the images
+with the smallest lots, whatever their labels (`Rule.pool_fraction`). Images outside either are as if they were not
+there, but for their reason.
+
 Both count rows by class and bin first, which says in which bin each class is cut. `top` then ranks the rows of these
 bins alone, a percent of what is kept, by numbers; content hashes are read where equal rows compete or copies are
 drawn, keys where hashes are equal too. What is in is known by value (`Plan`) but for one byte a row.
@@ -38,15 +42,25 @@ from numpy.typing import NDArray
 from ns_core.errors import UserError
 from ns_core.selection.counts import Counts, Integers
 from ns_core.selection.duplicates import Twins, drop_duplicates
-from ns_core.selection.flags import DRAWN, LOST, Flags
+from ns_core.selection.flags import DRAWN, LOST, OUTSIDE, Flags
 from ns_core.selection.rules import Plan, Rule, official, top
-from ns_core.selection.statements import Drawn, connect, define_views, fine_bins, hundredths, row_counts
+from ns_core.selection.statements import (
+    Drawn,
+    connect,
+    define_views,
+    drawn_rows,
+    fine_bins,
+    hundredths,
+    row_counts,
+    sampled,
+    within,
+)
 
 __all__ = ["Classes", "Limits", "Outcomes", "Rule", "Selection", "Twins", "select"]
 
-REASONS = ("kept", "below_threshold", "class_full", "duplicate", "corrupt")
-"""Name of each outcome, by its code."""
-KEPT, BELOW_THRESHOLD, CLASS_FULL, DUPLICATE, CORRUPT = range(5)
+REASONS = ("kept", "below_threshold", "class_full", "duplicate", "corrupt", "too_confident", "not_sampled")
+"""Name of each outcome, by its code. The last two are of a rule with a `max_confidence` or a `pool_fraction`."""
+KEPT, BELOW_THRESHOLD, CLASS_FULL, DUPLICATE, CORRUPT, TOO_CONFIDENT, NOT_SAMPLED = range(7)
 
 
 class Limits(NamedTuple):
@@ -75,9 +89,10 @@ class Classes:
     predicted: Integers
     """Rows that could be read."""
     below_threshold: Integers
+    """Also those that are too confident or not sampled: whatever nothing is chosen among."""
     duplicates: Integers
     eligible: Integers
-    """Those that pass the threshold and are no duplicates: `kept` or full."""
+    """Those that are chosen among and are no duplicates: `kept` or full."""
     kept: Integers
     rows: Integers
     """Copies of them all."""
@@ -110,17 +125,22 @@ class Selection:
         unread = pc.is_valid(table["reason"]).to_numpy()
         top1, confidence, margin = (pc.fill_null(table[name], 0).to_numpy() for name in table.column_names[1:])
         passes = confidence >= np.float32(self._rule.threshold)
+        beyond = confidence >= np.float32(self._rule.max_confidence)
+        if self._rule.max_confidence == 1:
+            beyond[:] = False
         copies = np.zeros(len(flags), np.int32)
         if (passes & ~unread).any():  # else there may be no class
             copies = self._plan.copies(top1, confidence, margin)
         if flags.any():
             copies += flags == DRAWN
             copies[flags == LOST] = 0
-        copies[unread] = 0
+        copies[unread | beyond | (flags == OUTSIDE)] = 0
         np.minimum(copies, self._rule.max_copies, out=copies)
         outcome = np.where(passes, np.int8(CLASS_FULL), np.int8(BELOW_THRESHOLD))
+        outcome[beyond] = TOO_CONFIDENT
         outcome[copies > 0] = KEPT
         outcome[flags == LOST] = DUPLICATE
+        outcome[flags == OUTSIDE] = NOT_SAMPLED
         outcome[unread] = CORRUPT
         return Outcomes(outcome, copies)
 
@@ -133,7 +153,7 @@ class _Chosen(NamedTuple):
 
 
 def select(files: Sequence[Path], rule: Rule, twins: Twins, limits: Limits) -> Selection:
-    """The choice among the rows of all `files`; of each group of `twins` among those that pass the threshold, the best.
+    """The choice among the rows of all `files`; of each group of `twins` among those that could be kept, the best.
 
     How rows are ordered and divided among files changes nothing. Keys are unique. Raises `StageFailed` where labels
     are damaged, `UserError` where the memory does not do.
@@ -159,10 +179,15 @@ def _choose(
     if not files:
         counts, lost = Counts.of(np.zeros(0, np.int64), np.zeros(0, np.int64)), np.zeros(0, np.int64)
     else:
-        define_views(connection, files, rule.threshold, hundredths() if rule.official else fine_bins())
+        share = sampled(rule.pool_fraction, rule.pool_seed) if rule.pool_fraction < 1 else "true"
+        passes = f"{within(rule.threshold, rule.max_confidence)} AND {share}"
+        define_views(connection, files, passes, hundredths() if rule.official else fine_bins())
         lost = _marked(flags, LOST, drop_duplicates(connection, twins), 0)
         found = connection.execute("SELECT code, count(*) AS rows FROM labels GROUP BY code").fetchnumpy()
         counts = Counts.of(found["code"].astype(np.int64), found["rows"], len(lost))
+        if rule.pool_fraction < 1:
+            others = f"SELECT row, top1 FROM labels WHERE code >= 0 AND NOT {share}"
+            _marked(flags, OUTSIDE, drawn_rows(connection, others), 0)
     lost = np.pad(lost, (0, counts.classes - len(lost)))
     decide = official if rule.official else top
     plan = decide(connection, counts, rule, lambda drawn: _marked(flags, DRAWN, drawn, counts.classes))

@@ -4,7 +4,8 @@ Files, rows in the order of the dataset's index:
 
     selection.parquet   one row a kept image: key, shard, offset, size, sha256, top1, confidence (the one gone by),
                         margin, the soft label as the labels have it (`data.pseudo_labels.SOFT`), copies
-    dropped.parquet     key, sha256, top1, confidence, reason: below_threshold, class_full, duplicate, corrupt, leak.
+    dropped.parquet     key, sha256, top1, confidence, reason: below_threshold, class_full, duplicate, corrupt, leak;
+                        with `max_confidence` too_confident, with `pool_fraction` not_sampled.
                         An image that could not be read when it was labelled has neither class nor confidence; those
                         that prepare-dataset left out, corrupt or as leaks, come last and have a key alone
     classes.parquet     what was made of each class (`selection.totals`)
@@ -30,7 +31,7 @@ from ns_core.data.index import DUPLICATES_FILE, DatasetIndex
 from ns_core.errors import UserError
 from ns_core.selection import manifest
 from ns_core.selection.duplicates import Twins
-from ns_core.selection.engine import Limits, Rule, select
+from ns_core.selection.engine import NOT_SAMPLED, TOO_CONFIDENT, Limits, Rule, select
 from ns_core.selection.own_shards import write_shards
 from ns_core.selection.tables import LabelTables
 from ns_core.selection.totals import Totals
@@ -46,7 +47,7 @@ def run(config: SelectConfig, context: StageContext) -> dict[str, JsonValue]:
     Raises `StageFailed` when the labels are not those of the pool, `UserError` when they know other classes or when
     nothing is kept, `Stopped` after SIGTERM.
     """
-    totals = Totals(DatasetIndex.load(context.inputs["dataset"]).class_names)
+    totals = Totals(DatasetIndex.load(context.inputs["dataset"]).class_names, _reasons(config))
     with TemporaryDirectory(prefix="ns-select-") as scratch:
         tables = LabelTables(config, context, totals.classes, Path(scratch))
         phases = _Phases(context, tables.images, 3 if config.materialize else 2)
@@ -80,7 +81,22 @@ class _Phases:
 
 
 def _rule(config: SelectConfig) -> Rule:
-    return Rule(config.threshold, config.per_class, config.max_copies, config.seed, config.rule == "official")
+    return Rule(
+        config.threshold,
+        config.per_class,
+        config.max_copies,
+        config.seed,
+        config.rule == "official",
+        config.max_confidence,
+        config.pool_fraction,
+        config.pool_seed,
+    )
+
+
+def _reasons(config: SelectConfig) -> list[int]:
+    """Outcomes that only these settings have."""
+    band, share = config.max_confidence < 1, config.pool_fraction < 1
+    return [outcome for outcome, has in ((TOO_CONFIDENT, band), (NOT_SAMPLED, share)) if has]
 
 
 def _limits(context: StageContext, scratch: Path) -> Limits:
@@ -101,6 +117,11 @@ def _twins(config: SelectConfig, dataset: Path) -> Twins:
 
 
 def _nothing_kept(config: SelectConfig, tables: LabelTables) -> UserError:
+    if _reasons(config):
+        return UserError(
+            f"select.threshold={config.threshold}, max_confidence={config.max_confidence:g} and pool_fraction="
+            f"{config.pool_fraction:g} keep none of the {tables.images} pseudo-labels: widen the band or the share"
+        )
     return UserError(
         f"select.threshold={config.threshold} keeps none of the {tables.images} pseudo-labels: the teacher's highest "
         f"confidence is {tables.highest():.3f}; lower the threshold or train the teacher longer"

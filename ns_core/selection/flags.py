@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ns_core.selection.statements import ROW_BITS
 
-DRAWN, LOST = 1, 2
-"""Values of the byte, beside 0: drawn by lot, lost to a twin."""
+DRAWN, LOST, OUTSIDE = 1, 2, 3
+"""Values of the byte, beside 0: drawn by lot, lost to a twin, not in the share of the pool that is chosen from."""
 
 
 class Flags:

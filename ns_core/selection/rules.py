@@ -27,6 +27,12 @@ class Rule(NamedTuple):
     max_copies: int
     seed: int
     official: bool
+    max_confidence: float = 1.0
+    """Of images below this, compared as float32; 1: of all."""
+    pool_fraction: float = 1.0
+    """Of all images those whose lot, the first 64 bits of sha256(f"pool:{pool_seed}:{sha256}"), is below so many parts
+    of 2^64."""
+    pool_seed: int = 0
 
 
 @dataclass

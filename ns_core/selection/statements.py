@@ -8,7 +8,9 @@ which bin the class is to be cut. Below 1 the bins get finer towards 1, where te
 and those of exactly 1 are told apart by margin. A bin's edge is a power of two times an integer: exact in float32.
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import duckdb
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 ROW_BITS = 40
 CODES = 1 << 11
-"""Codes of a class; code % CODES is the bin, and bin 0 holds the rows below the threshold."""
+"""Codes of a class; code % CODES is the bin, and bin 0 holds the rows that nothing is chosen among."""
 UNREAD, DAMAGED = -1, -2
 """Codes of rows that could not be read, and of rows that no teacher can have written."""
 _TIERS, _STEPS, _BASE = 5, 252, 256
@@ -65,20 +67,33 @@ def row_counts(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> 
     return [rows[str(file)] for file in files]
 
 
-def define_views(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], threshold: float, bins: str) -> None:
-    """Views `labels` (all rows, with `row` and `code`) and `eligible` (those that pass the threshold).
+def within(threshold: float, max_confidence: float) -> str:
+    """SQL: the confidence passes the threshold and is below the highest, of which 1 is none."""
+    above = f"confidence >= {float32(threshold)}"
+    return above if max_confidence == 1 else f"{above} AND confidence < {float32(max_confidence)}"
 
-    `bins`: `fine_bins()` or `hundredths()`. Numbers are asked whether they are finite: DuckDB leaves out comparisons
-    that hold for a file's least and greatest value, of which NaN is neither.
+
+def sampled(fraction: float, seed: int) -> str:
+    """SQL: the image is in this share of the pool, above 0 and below 1; those of a smaller share are."""
+    lot = number(f"sha256('pool:{seed}:' || sha256)")
+    return f"{lot} < {math.ceil(Fraction(fraction) * 2**64)}::UBIGINT"
+
+
+def define_views(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], passes: str, bins: str) -> None:
+    """Views `labels` (all rows, with `row` and `code`) and `eligible` (those that pass).
+
+    `passes`: `within()`, and `sampled()` where a share is chosen from. `bins`: `fine_bins()` or `hundredths()`.
+    Numbers are asked whether they are finite: DuckDB leaves out comparisons that hold for a file's least and greatest
+    value, of which NaN is neither.
     """
     connection.execute(f"""
         CREATE TEMP VIEW labels AS
         SELECT key, sha256, top1, confidence, margin, (file_index::BIGINT << {ROW_BITS}) + file_row_number AS row,
             CASE WHEN reason IS NOT NULL THEN {UNREAD}
                 WHEN isfinite(confidence + margin) AND top1 >= 0 AND margin >= 0 AND confidence >= 0 AND confidence <= 1
-                THEN top1::BIGINT * {CODES} + CASE WHEN confidence < {float32(threshold)} THEN 0 ELSE 1 + {bins} END
+                THEN top1::BIGINT * {CODES} + CASE WHEN {passes} THEN 1 + {bins} ELSE 0 END
                 ELSE {DAMAGED} END AS code,
-            reason IS NULL AND confidence >= {float32(threshold)} AS passes
+            reason IS NULL AND {passes} AS passes
         FROM read_parquet({listed(files)}, file_row_number = true, hive_partitioning = false)""")
     connection.execute("CREATE TEMP VIEW eligible AS SELECT * FROM labels WHERE passes")
 

@@ -12,7 +12,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from ns_core.selection.engine import BELOW_THRESHOLD, CLASS_FULL, CORRUPT, DUPLICATE, KEPT, REASONS, Classes
+from ns_core.selection.engine import (
+    BELOW_THRESHOLD,
+    CLASS_FULL,
+    CORRUPT,
+    DUPLICATE,
+    KEPT,
+    NOT_SAMPLED,
+    REASONS,
+    TOO_CONFIDENT,
+    Classes,
+)
 
 LEAK = "leak"
 HISTOGRAM_BINS = 20
@@ -27,8 +37,10 @@ _UNIT = 2.0**32
 class Totals:
     """Counts so far."""
 
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(self, class_names: Sequence[str], reasons: Sequence[int] = ()) -> None:
+        """`reasons`: outcomes that the rule knows beside those of every rule."""
         self._names, self.classes = class_names, len(class_names)
+        self._judged = (*_JUDGED, *reasons)
         self._counts = np.zeros((len(REASONS), len(class_names)), np.int64)
         """By outcome and class; of unreadable images nothing, which have no class."""
         self._rows = np.zeros(len(class_names), np.int64)
@@ -71,7 +83,7 @@ class Totals:
         for mine, theirs in (
             (self._counts.sum(axis=0), chosen.predicted),
             (self._counts[KEPT], chosen.kept),
-            (self._counts[BELOW_THRESHOLD], chosen.below_threshold),
+            (self._counts[[BELOW_THRESHOLD, TOO_CONFIDENT, NOT_SAMPLED]].sum(axis=0), chosen.below_threshold),
             (self._counts[DUPLICATE], chosen.duplicates),
             (self._eligible, chosen.eligible),
             (self._rows, chosen.rows),
@@ -105,7 +117,7 @@ class Totals:
                 "eligible": self._eligible,
                 "kept": kept,
                 "rows": self._rows,
-                **{REASONS[code]: self._counts[code] for code in _JUDGED},
+                **{REASONS[code]: self._counts[code] for code in self._judged},
                 "cut_confidence": pa.array(self._cut, pa.float32(), mask=none),
                 "mean_confidence": pa.array(mean, pa.float64(), mask=none),
             }
@@ -113,7 +125,7 @@ class Totals:
 
     def document(self) -> dict[str, JsonValue]:
         """The result."""
-        dropped = {REASONS[code]: int(self._counts[code].sum()) for code in _JUDGED}
+        dropped = {REASONS[code]: int(self._counts[code].sum()) for code in self._judged}
         dropped |= {REASONS[CORRUPT]: self._unreadable + self._before[REASONS[CORRUPT]], LEAK: self._before[LEAK]}
         pool = int(self._counts.sum()) + self._unreadable
         kept, rows = int(self._counts[KEPT].sum()), int(self._rows.sum())
@@ -144,7 +156,7 @@ class Totals:
             "kept_per_class": self._counts[KEPT].tolist(),
             "rows_per_class": self._rows.tolist(),
             "eligible_per_class": self._eligible.tolist(),
-            "dropped_per_class": {REASONS[code]: self._counts[code].tolist() for code in _JUDGED},
+            "dropped_per_class": {REASONS[code]: self._counts[code].tolist() for code in self._judged},
         }
 
     def _worst(self) -> list[JsonValue]:

@@ -1,10 +1,11 @@
-"""The loss of a joint batch, in the three forms that the paper and its code use.
+"""The loss of a joint batch, in the three forms that the paper and its code use, and one without labels.
 
 With B labelled images (mean cross-entropy L) and r*B pseudo-labelled ones (mean U):
 
     concat      (L + r*U) / (1 + r)   the mean over the concatenated batch (paper, section 2: text)
     official    L + r*U               google-research/noisystudent, main.py: (1+r) times `concat`
     algorithm1  L + U                 paper, algorithm 1
+    pseudo      U                     pre-training; labelled images still count in BatchNorm's statistics
 """
 
 from typing import Literal
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LossForm = Literal["concat", "official", "algorithm1"]
+LossForm = Literal["concat", "official", "algorithm1", "pseudo"]
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -27,6 +28,8 @@ def joint_loss(logits: Tensor, targets: Tensor, labelled: int, form: LossForm) -
     if labelled == len(each):
         return each.mean()
     supervised, pseudo = each[:labelled].mean(), each[labelled:].mean()
+    if form == "pseudo":
+        return pseudo
     if form == "algorithm1":
         return supervised + pseudo
     ratio = (len(each) - labelled) / labelled

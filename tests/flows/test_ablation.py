@@ -110,9 +110,10 @@ def test_no_arm_moves_the_registered_teacher_of_the_recipe_itself() -> None:
     from tasks.tracking import model_name
 
     base = digits_smoke()
-    named = {model_name(arm.recipe(base, study.name)) for study in STUDIES.values() for arm in study.arms}
+    arms = [(arm, study.name) for study in STUDIES.values() for arm in study.arms_of(base)]
+    named = {model_name(arm.recipe(base, study)) for arm, study in arms}
     assert model_name(base) not in named
-    assert len(named) == sum(len(study.arms) for study in STUDIES.values())
+    assert len(named) == len(arms)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -120,7 +121,9 @@ def test_no_arm_moves_the_registered_teacher_of_the_recipe_itself() -> None:
 def test_every_study_changes_every_recipe_of_which_it_makes_sense(study: Study, name: str) -> None:
     """A recipe of labels alone has no students to change; the arms differ from each other, and no arm in its data."""
     base = RECIPES[name]()
-    made = [arm.recipe(base, study.name) for arm in study.arms]
+    made = [arm.recipe(base, study.name) for arm in study.arms_of(base)]
+    assert study.arms_of(base)[0] is study.arms[0]
+    assert [Recipe.parse(one.model_dump(mode="json")) for one in made] == made
     assert {one.data.model_dump_json() for one in made} == {base.data.model_dump_json()}
     if base.generations:
         assert len({json.dumps(one.science()) for one in made}) >= len(made) - 1, "one may be the recipe as it is"

@@ -130,6 +130,18 @@ def test_one_field_of_the_student_recomputes_the_student_and_what_follows(comman
     assert outcome.states == expected
 
 
+def test_auto_goes_on_until_the_gate_promotes_no_student_which_is_a_success(command: Command, store: Path) -> None:
+    settings = ("--set", "generations=auto", "--set", "evaluate.min_gain=1", "--set", "evaluate.stop_p_value=1e-300")
+    outcome = command(*RECIPE, "--store", str(store), *settings)
+    assert outcome.status == 0, outcome.stderr
+    (generation,) = outcome.document["generations"]
+    assert generation["gate"]["verdict"] == "keep-teacher"
+    assert outcome.document["ending"] == "the gate promoted no student in generation 1: the teacher stays"
+    assert f"Ended: {outcome.document['ending']}." in outcome.stderr
+    trained = {state for (stage, _), state in outcome.states.items() if stage != "evaluate-robustness"}
+    assert trained == {"cached"}
+
+
 def test_only_a_student_that_starts_from_its_teacher_has_it_as_an_input(command: Command, store: Path) -> None:
     model = "ns_efficientnet_xs"
     settings = (f'student_models=["{model}"]', f"teacher.model={model}", "student.start=teacher")

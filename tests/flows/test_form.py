@@ -95,8 +95,9 @@ def test_a_recipe_is_asked_for_in_the_order_of_a_run() -> None:
     schema = form(CAMPAIGN)
 
     assert ordered(schema, "Recipe") == [
-        *("name", "description", "generations", "seed", "data", "teacher", "infer", "select", "selection", "selector"),
-        *("student", "student_models", "finetune", "evaluate", "compute"),
+        *("name", "description", "generations", "until", "seed", "data", "teacher", "infer"),
+        *("select", "selection", "selector"),
+        *("student", "student_models", "student_ratios", "finetune", "evaluate", "compute"),
     ]
     assert ordered(schema, "DataConfig")[:3] == ["source", "labeled", "unlabeled"]
     assert ordered(schema, "SelectConfig")[:3] == ["threshold", "per_class", "max_copies"]

@@ -169,9 +169,28 @@ def test_without_a_list_every_generation_has_the_students_model() -> None:
     assert [recipe.for_generation(number).student.model for number in (1, 2, 9)] == ["only"] * 3
 
 
+def test_ratios_go_by_generation_and_the_last_repeats() -> None:
+    recipe = Recipe(student=StudentConfig(ratio=3), student_ratios=(14, 28))
+    assert [recipe.for_generation(number).student.ratio for number in (1, 2, 3, 9)] == [14, 28, 28, 28]
+    assert [Recipe(student=StudentConfig(ratio=3)).for_generation(number).student.ratio for number in (1, 9)] == [3, 3]
+
+
+@pytest.mark.parametrize("ratio", [0, 29])
+def test_a_ratio_out_of_range_is_one_line(ratio: int) -> None:
+    with pytest.raises(UserError, match=f"student_ratios: {ratio} is none, they are whole numbers from 1 to 28"):
+        Recipe().override([f"student_ratios=[14, {ratio}]"])
+
+
 def test_a_generation_changes_nothing_but_seeds_and_the_students_model() -> None:
     recipe = Recipe(name="whole", student_models=("small",))
     own = recipe.for_generation(2)
     sections = {name: getattr(own, name).model_copy(update={"seed": 0}) for name in SEEDED}
     sections["student"] = sections["student"].model_copy(update={"model": recipe.student.model})
     assert own.model_copy(update=sections) == recipe
+
+
+def test_auto_is_ten_generations_at_most_until_the_gate_promotes_none() -> None:
+    auto = Recipe().override(["generations=auto"])
+    assert (auto.generations, auto.until) == (10, "gate")
+    fewer = auto.override(["generations=4"])
+    assert (fewer.generations, fewer.until) == (4, "gate")

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError, model_validator
 
 from ns_core.errors import UserError
-from ns_core.settings import Settings, resource, science
+from ns_core.fingerprint import stage_fingerprint
+from ns_core.settings import Settings, StageConfig, resource, science
 
 
 class Oven(Settings):
@@ -64,6 +65,20 @@ def test_science_is_the_science_alone_as_json_at_every_depth() -> None:
         "minutes": [9.0],
         "oven": {"degrees": 180.0, "fan": False},
     }
+
+
+def test_a_field_that_was_added_is_no_science_until_it_is_set() -> None:
+    class Older(StageConfig):
+        STAGE, VERSION = "bake", 1
+        slices: int = science(8)
+
+    class Newer(Older):
+        salt: float = science(1.0, ge=0, added=True)
+        herbs: tuple[str, ...] = science((), added=True)
+
+    assert Newer().science() == Newer(salt=1, herbs=()).science() == Older().science()
+    assert stage_fingerprint(Newer(), {}) == stage_fingerprint(Older(), {})
+    assert Newer(salt=2.0, herbs=("thyme",)).science() == {"slices": 8, "salt": 2.0, "herbs": ["thyme"]}
 
 
 def test_settings_are_frozen_and_know_their_fields() -> None:

@@ -140,6 +140,10 @@ def _outcomes(selected: Selected) -> Table:
         "corrupt": "it could not be read",
         "leak": "it also stands in the holdout or test split",
     }
+    if "too_confident" in result["dropped"]:
+        meaning["too_confident"] = f"as confident as {settings['max_confidence']:g} or more"
+    if "not_sampled" in result["dropped"]:
+        meaning["not_sampled"] = f"{100 * settings['pool_fraction']:.3g} % of the pool were drawn, without it"
     everything = result["came_in"]
     rows: list[tuple[str, ...]] = [
         ("kept", "the surest of their class", f"{result['kept']:,}", share(result["kept"], everything))

@@ -75,7 +75,7 @@ def chosen(files: list[list[Row]], asked: Asked) -> tuple[Result, Classes]:
         group = pa.array(asked.twins.values(), pa.int64())
         pq.write_table(pa.table({"key": pa.array(asked.twins, pa.string()), "group": group}), folder / "twins.parquet")
         result: Result = {}
-        with select(paths, Rule(*asked[:5]), twins, Limits(1 << 28, 2, folder)) as selection:
+        with select(paths, Rule(*asked[:5], *asked[7:]), twins, Limits(1 << 28, 2, folder)) as selection:
             for number, rows in enumerate(files):
                 outcome, copies = selection.of(number)
                 assert (outcome.dtype, copies.dtype) == (np.int8, np.int32)
@@ -129,6 +129,9 @@ def questions(draw: st.DrawFn, rows: list[Row]) -> Asked:
         draw(st.booleans()),
         draw(st.sampled_from(["keep", "bytes", "near"])),
         twins,
+        draw(st.sampled_from([1.0, 1.0, 0.3, 0.31, 0.7])),
+        draw(st.sampled_from([1.0, 1.0, 0.9, 0.5, 1e-9])),
+        draw(st.integers(0, 9)),
     )
 
 
@@ -142,11 +145,11 @@ def test_every_row_has_the_outcome_and_the_copies_that_the_oracle_gives_it(
     result, classes = chosen(files, asked)
     assert result == oracle(rows, asked)
     by_class = {row.key: row.top1 for row in rows}
-    for name, column in {"kept": classes.kept, "below_threshold": classes.below_threshold}.items():
-        counted = Counter(by_class[key] for key, (outcome, _) in result.items() if outcome == name)
+    outside = ("below_threshold", "too_confident", "not_sampled")
+    columns = {("kept",): classes.kept, outside: classes.below_threshold, ("duplicate",): classes.duplicates}
+    for names, column in columns.items():
+        counted = Counter(by_class[key] for key, (outcome, _) in result.items() if outcome in names)
         assert counted == {label: count for label, count in enumerate(column.tolist()) if count}
-    lost = Counter(by_class[key] for key, (outcome, _) in result.items() if outcome == "duplicate")
-    assert lost == {label: count for label, count in enumerate(classes.duplicates.tolist()) if count}
     assert classes.rows.sum() == sum(times for _, times in result.values())
     assert np.array_equal(classes.predicted, classes.eligible + classes.below_threshold + classes.duplicates)
     assert classes.predicted.sum() == sum(row.confidence is not None for row in rows)

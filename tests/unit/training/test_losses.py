@@ -1,4 +1,4 @@
-"""The three joint losses against their formulas, the gradient that each leaves to the labels, and pseudo-labels."""
+"""The joint losses against their formulas, the gradient that each leaves to the labels, and pseudo-labels."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_soft_cross_entropy_is_in_float32_whatever_the_network_computed_in() -> 
 
 @pytest.mark.parametrize(
     ("form", "of_labelled", "of_pseudo"),
-    [("concat", 1 / (1 + RATIO), RATIO / (1 + RATIO)), ("official", 1, RATIO), ("algorithm1", 1, 1)],
+    [("concat", 1 / (1 + RATIO), RATIO / (1 + RATIO)), ("official", 1, RATIO), ("algorithm1", 1, 1), ("pseudo", 0, 1)],
 )
 def test_each_form_weighs_the_two_means_as_documented(
     batch: tuple[Tensor, Tensor], form: LossForm, of_labelled: float, of_pseudo: float
@@ -57,7 +57,9 @@ def test_concat_is_the_mean_over_the_whole_batch_and_official_1_plus_ratio_times
     assert joint_loss(*batch, LABELLED, "official").item() == pytest.approx((1 + RATIO) * concat.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize(("form", "share"), [("concat", 1 / 4), ("official", 1 / 4), ("algorithm1", 1 / 2)])
+@pytest.mark.parametrize(
+    ("form", "share"), [("concat", 1 / 4), ("official", 1 / 4), ("algorithm1", 1 / 2), ("pseudo", 0)]
+)
 def test_the_labelled_share_of_the_gradient_is_one_in_1_plus_ratio_but_half_in_algorithm1(
     form: LossForm, share: float
 ) -> None:

@@ -70,6 +70,20 @@ def test_outcomes_add_up_to_what_came_in(selected: Selected, pool: Built) -> Non
         ]
 
 
+def test_a_band_and_a_share_of_the_pool_are_told_with_what_they_left_out(selected: Selected, pool: Built) -> None:
+    dropped = {**pool.result["dropped"], "too_confident": 4, "not_sampled": 1500}
+    result = {**pool.result, "dropped": dropped, "came_in": pool.result["came_in"] + 1504}
+    asked = replace(selected, settings={**SETTINGS, "max_confidence": 0.9, "pool_fraction": 1 / 8}, result=result)
+    for rows in both(asked):
+        outcomes = table(rows, "outcome")
+        assert [row[:3] for row in outcomes[-3:-1]] == [
+            ["dropped: too confident", "as confident as 0.9 or more", "4"],
+            ["dropped: not sampled", "12.5 % of the pool were drawn, without it", "1,500"],
+        ]
+        counts = [int(row[2].replace(",", "")) for row in outcomes]
+        assert sum(counts[:-1]) == counts[-1]
+
+
 def test_every_class_has_a_row_with_its_figures_the_worst_first(selected: Selected) -> None:
     one = next(one for one in selected.classes if one.name == "gnu")
     dropped = [str(one.dropped[reason]) for reason in JUDGED]

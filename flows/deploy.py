@@ -1,7 +1,8 @@
 """`noisy-student deploy`: everything that a person needs on a Prefect server to start runs from its page.
 
-In: `deployments/prefect.yaml`, which lies beside this package in the repository and in an installation, and the pools
-that are wanted. Out: on the server the pools, the deployments and the automations; a table of them on standard output.
+In: `deployments/prefect.yaml`, which lies beside this package in the repository and in an installation, the pools that
+are wanted, and for Kubernetes the images that `NS_ORCHESTRATOR_IMAGE` and `NS_WORKER_IMAGE` name. Out: on the server
+the pools, the deployments and the automations; a table of them on standard output.
 Doing it again brings the server up to date and changes nothing else.
 """
 
@@ -112,7 +113,19 @@ def page_of(address: str) -> str:
 def entries(pool: str) -> list[Document]:
     """The deployments of the file for this pool, anchors resolved."""
     document = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    return [entry for entry in document["deployments"] if entry["work_pool"]["name"] == pool]
+    found = [entry for entry in document["deployments"] if entry["work_pool"]["name"] == pool]
+    return [_with_images(entry) for entry in found] if pool == POOLS["kubernetes"].name else found
+
+
+def _with_images(entry: Document) -> Document:
+    """The pods of a run and of its stages are of the images that this environment names; else the pool's template says
+    of which the run's is. Not in the template, which is left alone when the code is a later one."""
+    variables = dict(entry["work_pool"]["job_variables"])
+    if image := os.environ.get("NS_ORCHESTRATOR_IMAGE"):
+        variables["image"] = image
+    if image := os.environ.get("NS_WORKER_IMAGE"):
+        variables["env"] = {**variables["env"], "NS_WORKER_IMAGE": image}
+    return {**entry, "work_pool": {**entry["work_pool"], "job_variables": variables}}
 
 
 def held(client: "SyncPrefectClient", wanted: Iterable[Document]) -> list["DeploymentResponse"]:

@@ -43,7 +43,7 @@ def stage_task(function: StageTask[A]) -> StageTask[A]:
         if watch.listener:
             watch.listener.started(call.stage, call.generation)
         whole = find(open_storage(call.run.store), call.paths) is not None
-        compute = call.run.compute
+        compute = call.run.compute.for_stage(call.stage)
         state = made.with_options(
             refresh_cache=not whole,
             result_storage=_result_storage(call.run.store, call.run.home),

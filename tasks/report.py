@@ -41,7 +41,7 @@ class Written(Frozen):
     """`tasks.mlflow_links.links`: the run's page in MLflow, and those that compare it with others."""
 
 
-@task(name="write-report", cache_policy=NO_CACHE)
+@task(name="write-report", task_run_name="write-report", cache_policy=NO_CACHE)
 def write_report(run: Run, document: dict[str, Any]) -> Written:
     """Writes `runs/<run_id>/`; `run.json` is written last."""
     storage, paths = open_storage(run.store), RunPaths(run.run_id)

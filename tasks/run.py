@@ -67,6 +67,6 @@ class StageCall:
             },
             extra_inputs=self.extra_inputs,
             store=self.run.store,
-            compute=self.run.compute,
+            compute=self.run.compute.for_stage(self.stage),
             places=self.run.places,
         )

@@ -1,5 +1,7 @@
 """What can be said of the images and the compose file without a container engine: everything they name is there."""
 
+import json
+import os
 import re
 import shlex
 import shutil
@@ -23,6 +25,10 @@ DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))["services"]
 MODULES = {"opencv-python-headless": "cv2"}
 """Distributions whose module has another name."""
+NOT_HERE = {
+    "prefect-kubernetes": {"kopf", "kubernetes-asyncio", "pyopenssl", "tenacity", "iso8601"},
+}
+"""What an image has and a developer's environment has not, with what that brings and nothing else does."""
 PROGRAM = """
 import importlib, pkgutil, sys
 
@@ -32,11 +38,16 @@ class Blocker:
             raise ImportError(f"{name} is not in this image")
 
 sys.meta_path.insert(0, Blocker())
-import flows, tasks, ns_core.artifacts
-for package in (flows, tasks):
+import flows, tasks, ns_core.artifacts, ns_core.launch
+for package in (flows, tasks, ns_core.launch):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 print(flows.__path__[0])
+"""
+DEPLOYMENTS = """
+from flows import deploy
+assert deploy.TEMPLATE.is_file()
+print(*(entry["name"] for pool in deploy.POOLS.values() for entry in deploy.entries(pool.name)))
 """
 
 
@@ -53,12 +64,26 @@ def copies(dockerfile: Path) -> list[tuple[list[str], str]]:
 
 def left_out() -> list[str]:
     """What the orchestrator's image does without."""
-    (names,) = re.findall(r"--without ([^>&]+) >", (DOCKER / "orchestrator.Dockerfile").read_text(encoding="utf-8"))
-    return str(names).split()
+    (words,) = asked(DOCKER / "orchestrator.Dockerfile")
+    return words[words.index("--without") + 1 :]
 
 
-def dependencies(*without: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(DOCKER / "dependencies.py"), *(["--without", *without] if without else [])]
+def asked(dockerfile: Path) -> list[list[str]]:
+    """The words behind each `python dependencies.py`."""
+    return [
+        found.split()
+        for found in re.findall(r"python dependencies\.py ([^>]*)>", dockerfile.read_text(encoding="utf-8"))
+    ]
+
+
+def besides(dockerfile: Path) -> set[str]:
+    """Distributions that an image installs by name, beside those of pyproject.toml."""
+    (words,) = re.findall(r"--requirement requirements\.txt (.+)", dockerfile.read_text(encoding="utf-8"))
+    return set(str(words).split())
+
+
+def dependencies(*options: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(DOCKER / "dependencies.py"), *options]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -87,15 +112,17 @@ def closure(requirements: list[str]) -> set[str]:
 
 @cache
 def help_of(*command: str) -> str:
-    """A program's own list of its options; weed gives its with an exit status of 2."""
-    asked = subprocess.run([str(BIN / command[0]), *command[1:]], capture_output=True, text=True)
+    """A program's own list of its options, names uncut; weed gives its with an exit status of 2."""
+    wide = {**os.environ, "COLUMNS": "200"}
+    asked = subprocess.run([str(BIN / command[0]), *command[1:]], env=wide, capture_output=True, text=True)
     return asked.stdout + asked.stderr
 
 
 def commands() -> list[list[str]]:
     """Each command of a Dockerfile and of the compose file."""
     own = [yaml.safe_load(line) for dockerfile in DOCKERFILES for line in instructions(dockerfile, "CMD")]
-    return own + [service["command"] for service in SERVICES.values() if "command" in service]
+    keys = ("entrypoint", "command")
+    return own + [service[key] for service in SERVICES.values() for key in keys if key in service]
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
@@ -125,17 +152,44 @@ def test_an_image_is_pinned_and_does_not_run_as_root(dockerfile: Path) -> None:
     (base,) = instructions(dockerfile, "FROM")
 
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", base)
-    assert instructions(dockerfile, "USER")[-1] == "noisy"
+    # By number: Kubernetes' runAsNonRoot looks up no names.
+    assert instructions(dockerfile, "USER") == ["10001:10001"]
     text = dockerfile.read_text(encoding="utf-8")
-    assert text.index("useradd") < text.index("USER noisy") < text.index("\nCMD")
+    assert "useradd --uid 10001" in text[: text.index("\nUSER")]
+    assert re.search(r"^(CMD|ENTRYPOINT) \[", text[text.index("\nUSER") :], re.MULTILINE)
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_what_an_image_writes_goes_to_its_home_which_may_be_a_mount(dockerfile: Path) -> None:
+    text = dockerfile.read_text(encoding="utf-8")
+    (environment,) = (dict(re.findall(r"(\w+)=(\S+)", line)) for line in instructions(dockerfile, "ENV"))
+
+    assert environment["HOME"] == "/state"
+    assert {"NS_HOME", "PREFECT_HOME"} <= environment.keys()
+    for value in environment.values():
+        assert not value.startswith("/") or Path(value).is_relative_to("/state")
+    if "orchestrator" in dockerfile.name:
+        assert "PREFECT_SERVER_UI_STATIC_DIRECTORY" in environment, "a page that cannot be copied is not served"
+    assert "--home-dir /state" in text
+    assert instructions(dockerfile, "WORKDIR")[-1] == "/state"
+    assert "NVIDIA_VISIBLE_DEVICES" not in environment, "a pod without GPUs would see those of its node"
+
+
+def test_the_workers_image_starts_a_stage() -> None:
+    (started,) = instructions(DOCKER / "worker.Dockerfile", "ENTRYPOINT")
+
+    assert json.loads(started) == ["python", "-m", "ns_core.worker"]
+    assert not instructions(DOCKER / "worker.Dockerfile", "CMD"), "its argument is the stage"
 
 
 def test_the_orchestrators_image_brings_no_torch_and_the_workers_everything() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    everything, small = dependencies(), dependencies(*left_out())
+    everything, small = dependencies(), dependencies(*asked(DOCKER / "orchestrator.Dockerfile")[0])
 
     assert everything.stdout.splitlines() == project
+    assert asked(DOCKER / "worker.Dockerfile") == [[]]
     brought = closure(small.stdout.splitlines())
+    assert "kubernetes" in brought, "an orchestrator starts pods"
     assert {"torch", "torchvision", "timm"} <= set(left_out())
     assert brought.isdisjoint(left_out()), "nor by way of another package"
     assert not [name for name in brought if name.startswith(("nvidia-", "triton"))]
@@ -143,15 +197,19 @@ def test_the_orchestrators_image_brings_no_torch_and_the_workers_everything() ->
 
 def test_every_package_of_an_image_is_pinned() -> None:
     versions = pinned()
-    extra = {"setuptools", "psycopg2-binary"}
+    needed = set[str]().union(*map(besides, DOCKERFILES))
+    for words in (words for dockerfile in DOCKERFILES for words in asked(dockerfile)):
+        needed |= closure(dependencies(*words).stdout.splitlines())
 
-    unpinned = (closure(dependencies().stdout.splitlines()) | extra) - versions.keys()
+    assert needed >= {"torch", "kubernetes", "setuptools", "psycopg2-binary", "prefect-kubernetes"}
+    unpinned = needed.union(*(NOT_HERE.get(name, set()) for name in needed)) - versions.keys()
     assert unpinned == set()
     assert all(re.fullmatch(r"[\w.!+]+", version) for version in versions.values())
 
 
-def test_a_dependency_that_is_none_is_not_left_out_in_silence() -> None:
-    outcome = dependencies("torhc")
+@pytest.mark.parametrize("options", [["--without", "torhc"], ["--extra", "torhc"]], ids=" ".join)
+def test_a_dependency_that_is_none_is_not_left_out_or_added_in_silence(options: list[str]) -> None:
+    outcome = dependencies(*options)
 
     assert outcome.returncode != 0
     assert "torhc" in outcome.stderr
@@ -182,6 +240,13 @@ def test_the_code_layer_installs_and_imports_without_what_the_image_lacks(docker
 
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == str(site / "flows")
+    if "orchestrator" in dockerfile.name:
+        environ = {"PYTHONPATH": str(site), "HOME": str(tmp_path)}
+        found = subprocess.run(
+            [sys.executable, "-c", DEPLOYMENTS], cwd=tmp_path, env=environ, capture_output=True, text=True
+        )
+        assert found.returncode == 0, f"the deployments are not in an installation: {found.stderr}"
+        assert {"campaign", "campaign-on-kubernetes"} <= set(found.stdout.split())
 
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
@@ -190,9 +255,8 @@ def test_a_command_and_its_options_are_known(command: list[str]) -> None:
     if command[0] == "mini":
         known = help_of("weed", "mini", "-h")
     else:
-        verbs = [word for word in command if word.isalpha() or word == "work-pool"]
-        program = verbs[: 3 if command[1] in ("server", "worker") and command[0] == "prefect" else 2]
-        known = help_of(*program, "--help")
+        verbs = [word for word in command[1:] if word.isalpha()]
+        known = help_of(command[0], *verbs[: 2 if command[0] == "prefect" else 1], "--help")
 
     for option in options:
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w.-])", known), f"{command[0]} does not know {option}"
@@ -218,7 +282,15 @@ def test_every_environment_variable_is_one_that_somebody_reads() -> None:
         ),
         "MLFLOW_": Path(str(mlflow)).read_text(encoding="utf-8")
         + (ROOT / "ns_core/tracking/connection.py").read_text("utf-8"),
-        "PREFECT_": " ".join([*get_current_settings().to_environment_variables(), "PREFECT_API_URL"]),
+        # Two without a default, and one of prefect-kubernetes, which is not installed here.
+        "PREFECT_": " ".join(
+            [
+                *get_current_settings().to_environment_variables(),
+                "PREFECT_API_URL",
+                "PREFECT_SERVER_UI_STATIC_DIRECTORY",
+                "PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES",
+            ]
+        ),
     }
     files = [*DOCKERFILES, DOCKER / "compose.yaml", *(path for path in ROOT.glob("deployments/**/*") if path.is_file())]
     used = {

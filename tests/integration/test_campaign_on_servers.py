@@ -11,7 +11,7 @@ import pytest
 from flows.recipes.digits import digits
 from tests.campaigns import Campaign, deployed_in_s3, mlflow_runs, records
 from tests.deployed import Deployed, Document
-from tests.servers import running_servers
+from tests.servers import lasting_servers
 
 pytestmark = [pytest.mark.integration, pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -36,7 +36,7 @@ SHORT = (
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    with running_servers() as servers, deployed_in_s3(servers, tmp_path_factory.mktemp("worker")) as made:
+    with lasting_servers() as servers, deployed_in_s3(servers, tmp_path_factory.mktemp("worker")) as made:
         yield made
 
 

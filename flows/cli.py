@@ -103,11 +103,10 @@ def _add_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _add_plan(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    plan = verbs.add_parser("plan", help="what the training of a recipe takes: images and memory; starts nothing")
-    plan.add_argument("recipe", metavar="RECIPE", help="a name from `noisy-student recipes`")
+    from flows import plan_command
+
+    plan = plan_command.add(verbs)
     _add_settings(plan)
-    plan.add_argument("--classes", type=int, metavar="N", help="of your own images (default: 1000)")
-    plan.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     plan.set_defaults(verb=_plan)
 
 
@@ -187,13 +186,9 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from flows.plan import ASSUMED_CLASSES, classes_of, plan, show
+    from flows import plan_command
 
-    chosen = _chosen(options)
-    known = classes_of(chosen.data) or ASSUMED_CLASSES
-    planned = plan(chosen, known if options.classes is None else options.classes)
-    print(json.dumps(planned.document()) if options.json else show(planned))
-    return 0
+    return plan_command.run(options, _chosen(options))
 
 
 def _recipes(options: argparse.Namespace) -> int:

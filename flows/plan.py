@@ -1,18 +1,28 @@
 """`noisy-student plan`: what a recipe will take, before any stage is started.
 
 In: a recipe. Out: a `Plan`: for each stage that trains its network, its images and the memory of one process, against
-what this machine has; and how often which network labels which images. torch is asked in a child process
-(`ns_core.training.budget`), as `doctor` asks it.
+what this machine or a type of device has; how often which network labels which images; and what was measured of it
+(`ns_core.planning`). torch is asked in child processes, as `doctor` asks it.
 """
 
 import json
+import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ns_core.config import DataConfig, FinetuneConfig, Recipe, StudentConfig, TeacherConfig
 from ns_core.errors import StageFailed, UserError
+from ns_core.launch.local import WORKER_ENVIRONMENT
+from ns_core.planning.devices import Device
+from ns_core.planning.profile import Profile
+from ns_core.planning.timing import Target
+
+BUDGET, MEASURE = "ns_core.training.budget", "ns_core.planning.measure"
+SECTIONS = {TeacherConfig.STAGE: "teacher", StudentConfig.STAGE: "student", FinetuneConfig.STAGE: "finetune"}
+"""Stage -> section of the recipe."""
 
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "svhn": 10, "stl10": 10}
 """Of the data sets that are always the same."""
@@ -20,7 +30,8 @@ ASSUMED_CLASSES = 1000
 EXIT_USER = 2
 _Stage = tuple[int, TeacherConfig | StudentConfig | FinetuneConfig, str]
 """Generation, settings, network."""
-_COLUMNS = ("stage", "model", "parameters", "pixels", "micro-batch", "update", "updates", "images", "memory")
+_UNLIMITED = 10**18
+"""Bytes: what a device type has is looked at here."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,7 @@ class Plan:
     classes: int
     processes: int
     device: str
+    """`cpu` or `cuda` of this machine, or a type of device."""
     memory: int
     """What there is for one process, in bytes: of its GPU, or its share of this machine's."""
     stages: tuple[PlannedStage, ...]
@@ -83,12 +95,15 @@ def classes_of(data: DataConfig) -> int | None:
     return CLASSES.get(data.dataset if data.source == "torchvision" else data.source)
 
 
-def plan(recipe: Recipe, classes: int) -> Plan:
-    """Raises `UserError` for what training would refuse: an unknown network, a batch that cannot be divided."""
+def plan(recipe: Recipe, classes: int, target: Target | None = None) -> Plan:
+    """`target`: None for this machine. Raises `UserError` for what training would refuse: an unknown network, a batch
+    that cannot be divided among the processes, one for each device."""
     import psutil
 
     if classes < 2:
         raise UserError(f"--classes {classes}: there are at least 2")
+    elsewhere = target if target is not None and target.device is not None and target.device.name != "cpu" else None
+    processes = elsewhere.count if elsewhere else recipe.compute.processes
     stages = _stages(recipe)
     questions = [
         {
@@ -100,16 +115,32 @@ def plan(recipe: Recipe, classes: int) -> Plan:
         for _, config, model in stages
     ]
     answer = ask(
+        BUDGET,
         {
             "stages": questions,
-            "processes": recipe.compute.processes,
-            "device": recipe.compute.device,
-            "memory": psutil.virtual_memory().total,
-        }
+            "processes": processes,
+            "device": "cpu" if elsewhere else recipe.compute.device,
+            "memory": _UNLIMITED if elsewhere else psutil.virtual_memory().total,
+        },
     )
     planned = [_planned(*stage, verdict) for stage, verdict in zip(stages, answer["stages"], strict=True)]
-    machine = (recipe.compute.processes, answer["device"], answer["memory"])
+    machine = (processes, answer["device"], answer["memory"])
+    if elsewhere and elsewhere.device is not None:
+        planned = [_on_device(stage, elsewhere.device) for stage in planned]
+        machine = (processes, elsewhere.device.name, elsewhere.device.memory)
     return Plan(recipe.name, classes, *machine, tuple(planned), tuple(labelling(recipe, classes)))
+
+
+def measure(recipe: Recipe, classes: int, timed: bool, sample: float | None = None) -> Profile:
+    """Of this machine and the recipe's own images; not `timed`: operations of its networks alone. `sample`: share of
+    the pool. Raises `UserError` as the stages do."""
+    question = {"recipe": recipe.model_dump(mode="json"), "classes": classes, "timed": timed, "sample": sample}
+    return Profile.model_validate(ask(MEASURE, question))
+
+
+def reachable(data: DataConfig) -> bool:
+    """Whether the recipe says where its images are."""
+    return data.source == "digits" or bool(data.root if data.source == "torchvision" else data.labeled)
 
 
 def labelling(recipe: Recipe, classes: int) -> list[PlannedLabelling]:
@@ -128,10 +159,17 @@ def labelling(recipe: Recipe, classes: int) -> list[PlannedLabelling]:
     return passes
 
 
-def ask(question: dict[str, Any]) -> dict[str, Any]:
-    """A `budget.Question` to its `budget.Answer`."""
-    command = [sys.executable, "-m", "ns_core.training.budget"]
-    child = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, check=False)
+def ask(module: str, question: Mapping[str, Any]) -> dict[str, Any]:
+    """What the process `module` answers: `BUDGET`'s or `MEASURE`'s."""
+    environment = {**WORKER_ENVIRONMENT, **os.environ}
+    child = subprocess.run(
+        [sys.executable, "-m", module],
+        input=json.dumps(question),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
     if child.returncode:
         last = (child.stderr.strip() or f"exit status {child.returncode}").splitlines()[-1]
         raise UserError(last) if child.returncode == EXIT_USER else StageFailed(f"the estimate failed: {last}")
@@ -139,25 +177,12 @@ def ask(question: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def show(plan: Plan) -> str:
-    """The table, a line for each stage that does not fit, and one for the images that are labelled."""
-    rows = [_COLUMNS, *(_cells(stage) for stage in plan.stages)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [_line(row, widths) for row in rows]
-    where = "a GPU" if plan.device == "cuda" else "this machine"
-    share = f", shared by {plan.processes} processes" if plan.processes > 1 and plan.device == "cpu" else ""
-    lines.append(f"Memory is that of one process, for {plan.classes} classes; {where} has {_total(plan)}{share}.")
-    too_large: dict[tuple[str, ...], list[str]] = {}
-    for stage in plan.stages:
-        if stage.remedies:
-            # A selector is trained by the same stage as the first teacher.
-            name = _name(stage) if stage.generation else f"{stage.stage} of {stage.model}"
-            too_large.setdefault(stage.remedies, []).append(name)
-    for remedies, names in too_large.items():
-        lines.append(f"Too large: {', '.join(names)}. Set {', or '.join(remedies)}.")
-    if plan.labelling:
-        lines.append(f"Labels: {'; '.join(map(_pass, plan.labelling))}.")
-    return "\n".join(lines)
+def _on_device(stage: PlannedStage, device: Device) -> PlannedStage:
+    """What a GPU holds: neither the interpreter nor a checkpoint that is being written."""
+    needed = max(stage.estimate["tensors"], stage.estimate["holdout"])
+    section = SECTIONS[stage.stage]
+    remedies = (f"{section}.accumulation", f"{section}.recompute_groups", "more --devices")
+    return replace(stage, needed=needed, remedies=remedies if needed > device.memory else ())
 
 
 def _stages(recipe: Recipe) -> list[_Stage]:
@@ -191,33 +216,3 @@ def _planned(
         estimate=found,
         remedies=tuple(verdict["remedies"]),
     )
-
-
-def _cells(stage: PlannedStage) -> tuple[str, ...]:
-    numbers = (stage.image_size, stage.micro_batch, stage.update, stage.updates, stage.images)
-    millions = f"{stage.parameters / 1e6:.1f} M" if stage.parameters >= 10**6 else f"{stage.parameters:,}"
-    return (_name(stage), stage.model, millions, *(f"{number:,}" for number in numbers), _gigabytes(stage.needed))
-
-
-def _name(stage: PlannedStage) -> str:
-    return f"{stage.stage} {stage.generation}" if stage.generation else stage.stage
-
-
-def _pass(one: PlannedLabelling) -> str:
-    images = "the pool" if one.most is None else f"up to {one.most:,} selected images"
-    when = f"in generation {one.generation}" if one.generation else "to select once for all generations"
-    return f"{images} by {one.model} {when}"
-
-
-def _line(cells: tuple[str, ...], widths: list[int]) -> str:
-    words = [cell.ljust(width) for cell, width in zip(cells[:2], widths, strict=False)]
-    numbers = [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True)]
-    return "  ".join([*words, *numbers])
-
-
-def _total(plan: Plan) -> str:
-    return _gigabytes(plan.memory * (plan.processes if plan.device == "cpu" else 1))
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -1,5 +1,6 @@
 """`noisy-student plan`: the table, its numbers, and what it says where memory is short."""
 
+import json
 import math
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.plan import classes_of, labelling, plan, show
+from flows.cli import main
+from flows.plan import classes_of, labelling, plan
+from flows.plan_view import duration, show_memory
 from flows.recipes import recipe
 from ns_core.config import DataConfig, Recipe
 from ns_core.errors import UserError
@@ -20,7 +23,7 @@ def planned(*assignments: str) -> Recipe:
 
 
 def test_the_command_prints_a_row_for_each_stage_that_trains(tmp_path: Path) -> None:
-    outcome = Command(tmp_path)("plan", "digits", "--set", "student.accumulation=2")
+    outcome = Command(tmp_path)("plan", "digits", "--no-measure", "--set", "student.accumulation=2")
     assert outcome.status == 0, outcome.stderr
     lines = outcome.stdout.splitlines()
 
@@ -37,12 +40,17 @@ def test_the_command_prints_a_row_for_each_stage_that_trains(tmp_path: Path) -> 
     assert lines[7] == (
         "Labels: the pool by ns_efficientnet_xs in generation 1; the pool by ns_efficientnet_s in generation 2."
     )
-    assert len(lines) == 8, "all of it fits"
+    assert lines[8] == "", "all of it fits"
+    assert [line.split("  ")[0] for line in lines[9:12]] == ["stage", "prepare-dataset", "train-teacher"]
+    assert all("assumed [" in line for line in lines[10:23])
+    text = "\n".join(lines[23:])
+    assert "Images: 50 labelled, 300 holdout, 400 test, 1,047 in the pool" in text
+    assert "Selected for generation 2: 920 images, 1,100 with copies" in text
     assert not (tmp_path / "home").exists(), "nothing was started and nothing is left"
 
 
 def test_the_document_adds_up(tmp_path: Path) -> None:
-    document = Command(tmp_path)("plan", "digits_supervised", "--json", "--classes", "7").document
+    document = Command(tmp_path)("plan", "digits_supervised", "--json", "--classes", "7", "--no-measure").document
     (teacher,) = document["stages"]
     parts = ("parameters", "average", "optimizer", "gradients", "activations", "batch")
 
@@ -52,6 +60,14 @@ def test_the_document_adds_up(tmp_path: Path) -> None:
     assert teacher["needed"] == teacher["estimate"]["peak"] >= teacher["estimate"]["update"]
     assert teacher["remedies"] == []
     assert document["labelling"] == []
+    estimate = document["estimate"]
+    assert [stage["stage"] for stage in estimate["stages"]] == [
+        "prepare-dataset",
+        "train-teacher",
+        "evaluate-robustness",
+    ]
+    assert estimate["seconds"] == pytest.approx(sum(stage["seconds"]["value"] for stage in estimate["stages"]))
+    assert estimate["selections"] == []
 
 
 def test_select_once_labels_the_pool_once_and_then_what_was_selected() -> None:
@@ -71,7 +87,7 @@ def test_a_selector_is_trained_and_every_teacher_labels_what_it_selected() -> No
         (0, "ns_efficientnet_m", "pool", None),
         (1, "ns_efficientnet_xs", "selection", 1100),
     ]
-    assert "up to 1,100 selected images by ns_efficientnet_xs in generation 1" in show(found)
+    assert "up to 1,100 selected images by ns_efficientnet_xs in generation 1" in show_memory(found)
 
 
 def test_the_first_teacher_as_selector_is_trained_once_and_labels_nothing_twice() -> None:
@@ -85,7 +101,7 @@ def test_what_does_not_fit_is_told_with_settings_that_would() -> None:
     batch = 2 ** round(math.log2(images / 5))
     large = planned(f"student.batch_size={batch}", "student_models=[]")
     found = plan(large, 10)
-    (line,) = [line for line in show(found).splitlines() if line.startswith("Too large")]
+    (line,) = [line for line in show_memory(found).splitlines() if line.startswith("Too large")]
     student = found.stages[1]
 
     assert line.startswith("Too large: train-noisy-student 1. Set student.accumulation=")
@@ -145,3 +161,67 @@ def test_planning_loads_no_torch_here() -> None:
         "assert not {'torch', 'timm', 'prefect', 'mlflow'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_devices_of_a_cluster_hold_their_part_of_each_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    options = (
+        "--set",
+        "generations=1",
+        "--device-type",
+        "h100",
+        "--devices",
+        "2",
+        "--pool-images",
+        "5000000",
+        "--json",
+    )
+    assert main(["plan", "digits", *options]) == 0
+    document = json.loads(capsys.readouterr().out)
+    student = next(stage for stage in document["stages"] if stage["stage"] == "train-noisy-student")
+    source = "pool as you say; others: scikit-learn's digits, by the settings"
+
+    assert (document["device"], document["processes"], document["memory"]) == ("h100", 2, 80 * 10**9)
+    assert student["micro_batch"] == 5 * 32 // 2
+    assert student["needed"] == max(student["estimate"]["tensors"], student["estimate"]["holdout"])
+    assert document["estimate"]["images"]["pool"] == {"value": 5e6, "basis": "assumed", "source": source}
+    assert document["estimate"]["device_hours"].keys() == {"cpu", "h100"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--devices", "8"), "--devices 8"),
+        (("--device-type", "h1000"), "did you mean 'h100'"),
+        (("--sample", "1.5"), "--sample 1.5"),
+        (("--sample", "0.5", "--device-type", "h100"), "--sample: with --device-type nothing is measured"),
+        (("--no-measure", "--write-profile", "p.json"), "--write-profile: with --no-measure nothing is measured"),
+        (("--profile", "p.json", "--no-measure"), "--no-measure: with --profile"),
+        (("--prices", "no/such/file"), "--prices no/such/file"),
+    ],
+)
+def test_options_that_contradict_each_other_are_one_line(
+    options: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "digits", *options]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_images_that_are_nowhere_cannot_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "folder", "--sample", "0.1"]) == 2
+    assert "set data.labeled" in capsys.readouterr().err
+
+
+def test_times_are_told_in_units_of_their_size() -> None:
+    assert [duration(seconds) for seconds in (48, 750, 22_320, 452_889)] == ["48.0 s", "12.5 min", "6.2 h", "5.2 days"]
+
+
+def test_the_help_of_every_verb_comes_without_what_a_plan_loads() -> None:
+    program = (
+        "import sys, contextlib\n"
+        "from flows.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['plan', '--help'])\n"
+        "assert not {'torch', 'timm', 'prefect', 'mlflow', 'pydantic', 'numpy'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2], capture_output=True)

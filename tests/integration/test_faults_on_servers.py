@@ -228,7 +228,8 @@ class Told:
         versions = self.client.search_model_versions(f"run_id = '{run.info.run_id}'")
         return {
             **{key: points(key) for key in run.data.metrics},
-            "tags": set(run.data.tags),
+            # By its handle a run is found again that could not be opened at once.
+            "tags": set(run.data.tags) - {"ns.handle"},
             "params": set(run.data.params),
             "datasets": sorted(one.dataset.name for one in run.inputs.dataset_inputs),
             "versions": len(versions),

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from flows import ablation_command, deploy_command, evaluate_command, store_commands
+from flows import ablation_command, audit_command, deploy_command, evaluate_command, store_commands
 from flows.store_commands import add_store, home_and_store
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add_store(evaluate)
     evaluate.set_defaults(verb=_evaluate)
     ablation_command.add(verbs)
+    audit_command.add(verbs)
     store_commands.add_verbs(verbs)
     deploy_command.add_verbs(verbs)
     ui = verbs.add_parser("ui", help="start the Prefect and MLflow pages over the local state; Ctrl-C stops both")

@@ -13,6 +13,7 @@ from flows.store_commands import add_store, home_and_store
 if TYPE_CHECKING:
     from ns_core.config import Recipe
     from ns_core.evaluation.reports.ablation import Ablation
+    from tasks.observe import Listener
 
 EXIT_FAILED = 1
 
@@ -25,6 +26,9 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb.add_argument("--recipe", default="digits", metavar="RECIPE", help="which the arms change (default: digits)")
     verb.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each arm (default: 3)")
     verb.add_argument("--seed", type=int, metavar="SEED", help="the first of them (default: the recipe's)")
+    verb.add_argument(
+        "--side-by-side", type=int, default=1, metavar="N", help="campaigns at a time on this machine (default: 1)"
+    )
     verb.add_argument(
         "--set",
         action="append",
@@ -52,22 +56,38 @@ def _ablate(options: argparse.Namespace) -> int:
     study = study_named(options.study)
     assignments = [*options.set, *([] if options.seed is None else [f"seed={options.seed}"])]
     base = recipe(options.recipe).override(assignments)
-    for arm in study.arms:
+    for arm in study.arms_of(base):
         arm.recipe(base, study.name)
     return _run(options, base)
 
 
 def _run(options: argparse.Namespace, base: "Recipe") -> int:
     from flows.live import view
-    from flows.start import start_ablation
 
-    home, store = home_and_store(options)
     with view(sys.stderr) as listener:
-        made = start_ablation(options.study, options.seeds, base, (store, home), listener)
+        made = _started(options, base, listener)
     _print(made)
     if options.json:
         sys.stdout.write(made.model_dump_json() + "\n")
     return EXIT_FAILED if made.failed else 0
+
+
+def _started(options: argparse.Namespace, base: "Recipe", listener: "Listener") -> "Ablation":
+    from flows import place
+    from flows.start import quiet_console, ready, warnings_to
+    from ns_core.evaluation.reports.ablation import Ablation
+    from tasks.observe import Watch, watching
+
+    home, store = home_and_store(options)
+    named = base.model_copy(update={"name": f"{base.name}-ablation-{options.study}"})
+    run = ready(named, store, home, listener)
+    from flows.ablation import ablation
+
+    quiet_console()
+    with watching(Watch(listener=listener)), warnings_to(listener), place.giving(run):
+        made = ablation(options.study, options.seeds, options.side_by_side, base)
+    assert isinstance(made, Ablation), "a run of this process raises what goes wrong"
+    return made
 
 
 def _print(made: "Ablation") -> None:

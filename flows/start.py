@@ -19,8 +19,6 @@ from tasks.observe import Listener, Watch, watching
 
 if TYPE_CHECKING:
     from flows.results import RunResult
-    from flows.studies import StudyName
-    from ns_core.evaluation.reports.ablation import Ablation
     from tasks.run import Run
 
 
@@ -44,22 +42,6 @@ def start_next(recipe: Recipe, store: str, home: Path, listener: Listener) -> "R
 
     run = run.model_copy(update={"run_id": run_id(f"{recipe.name}-next")})
     return _run(next_generation, run, recipe, listener)
-
-
-def start_ablation(
-    study: "StudyName", seeds: int, recipe: Recipe, where: tuple[str, Path], listener: Listener
-) -> "Ablation":
-    """Runs the arms of a study. `where`: store and home. Raises `UserError` or `StageFailed`."""
-    named = recipe.model_copy(update={"name": f"{recipe.name}-ablation-{study}"})
-    run = ready(named, *where, listener)
-    from flows.ablation import ablation
-    from ns_core.evaluation.reports.ablation import Ablation
-
-    quiet_console()
-    with watching(Watch(listener=listener)), warnings_to(listener), place.giving(run):
-        made = ablation(study, seeds, recipe)
-    assert isinstance(made, Ablation), "a run of this process raises what goes wrong"
-    return made
 
 
 def _run(flow: Callable[[Recipe], object], run: "Run", recipe: Recipe, listener: Listener) -> "RunResult":

@@ -19,13 +19,18 @@ PREFECT_KEY = "ablation-report"
 
 @task(name="report-ablation", cache_policy=NO_CACHE)
 def report_ablation(
-    run: Run, study: tuple[str, str], recipe: str, arms: Mapping[str, tuple[str, str]], runs: Sequence[ArmRun]
+    run: Run,
+    study: tuple[str, str],
+    recipe: str,
+    arms: Mapping[str, tuple[str, str]],
+    runs: Sequence[ArmRun],
+    side_by_side: int = 1,
 ) -> Ablation:
     """Compares the arms and writes `ablations/{run_id}/`."""
     storage, folder = open_storage(run.store), f"ablations/{run.run_id}"
     made = with_costs(found(run.run_id, study, recipe, arms, runs), runs, _seconds(storage, runs))
-    update = {"report": f"{storage.uri}/{folder}/report.html", "mlflow": tracker(run).compare_url()}
-    made = made.model_copy(update=update)
+    links = {"report": f"{storage.uri}/{folder}/report.html", "mlflow": tracker(run).compare_url()}
+    made = made.model_copy(update={**links, "side_by_side": side_by_side})
     picture = tried("the picture of the arms", lambda: _picture(made))
     text = render_markdown(made)
     storage.put_bytes(f"{folder}/report.md", text.encode())

@@ -15,11 +15,13 @@ from prefect import Task, task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
 from prefect.tasks import exponential_backoff
 
 from ns_core.artifacts import Artifact, find
 from ns_core.errors import UserError
 from ns_core.storage import open_storage
+from tasks.claims import claimed
 from tasks.observe import StageOutcome, current
 from tasks.run import StageCall
 from tasks.tracking import record_stage
@@ -42,14 +44,15 @@ def stage_task(function: StageTask[A]) -> StageTask[A]:
         watch, started = current(), time.monotonic()
         if watch.listener:
             watch.listener.started(call.stage, call.generation)
-        whole = find(open_storage(call.run.store), call.paths) is not None
         compute = call.run.compute.for_stage(call.stage)
-        state = made.with_options(
-            refresh_cache=not whole,
-            result_storage=_result_storage(call.run.store, call.run.home),
-            retries=compute.retries,
-            retry_delay_seconds=exponential_backoff(compute.retry_delay_seconds),
-        )(call, return_state=True)
+        with claimed(call, watch.listener.logged if watch.listener else get_run_logger().info):
+            whole = find(open_storage(call.run.store), call.paths) is not None
+            state = made.with_options(
+                refresh_cache=not whole,
+                result_storage=_result_storage(call.run.store, call.run.home),
+                retries=compute.retries,
+                retry_delay_seconds=exponential_backoff(compute.retry_delay_seconds),
+            )(call, return_state=True)
         artifact = state.result()
         outcome = StageOutcome(
             stage=call.stage,

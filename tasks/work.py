@@ -2,13 +2,18 @@
 
 import logging
 import time
+from contextlib import suppress
 from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from ns_core.artifacts import Record, materialize
+from ns_core.launch.kubernetes.launcher import run_pods
 from ns_core.launch.local import run_worker
 from ns_core.storage import open_storage
 from tasks.advisory import asked_once
@@ -26,12 +31,27 @@ def work(call: StageCall) -> Record:
     relay = Relay(call, logger)
 
     def compute() -> None:
-        run_worker(call.worker_spec(), relay.log, relay.event)
+        spec = call.worker_spec()
+        if spec.compute.launcher == "kubernetes":
+            run_pods(spec, relay.log, relay.event, _cancelling)
+        else:
+            run_worker(spec, relay.log, relay.event)
         relay.close()
 
     record, cached = materialize(open_storage(call.run.store), call.paths, compute)
     logger.info("%s %s", call.paths.folder, "was in the store" if cached else f"computed in {record.seconds:.1f} s")
     return record
+
+
+def _cancelling() -> bool:
+    """Whether a person cancels this run, or the one that it is part of: Prefect leaves the state of a generation whose
+    campaign is cancelled as it is. False where the server cannot be asked, so that pods go on rather than die."""
+    with suppress(Exception), get_client(sync_client=True) as client:
+        for run in {flow_run.id, flow_run.root_flow_run_id} - {None}:
+            state = client.read_flow_run(UUID(str(run))).state
+            if state is not None and state.type == StateType.CANCELLING:
+                return True
+    return False
 
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]

@@ -5,7 +5,6 @@ In: an `Audit`, pictures, thumbnails of the selection's examples. Out: text. Loa
 
 import html
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 
 from ns_core.audit.audit import Audit, ClassAudit
 from ns_core.audit.figures import CLASS_THRESHOLDS, LEVEL, Share
@@ -14,15 +13,13 @@ from ns_core.evaluation.reports.gallery import Thumbnail
 from ns_core.evaluation.reports.page import (
     Table,
     html_figure,
-    html_image,
     html_list,
     html_table,
     markdown_table,
     page,
     plain,
 )
-from ns_core.evaluation.reports.selection_report import confident, words
-from ns_core.evaluation.reports.selection_survey import JUDGED
+from ns_core.evaluation.reports.strips import confident, strips
 
 ALL_CLASSES, WORST_CLASSES = 100, 20
 """Up to so many classes are all in the tables; of more the least precise ones are, and the rest in `audit.json`."""
@@ -256,18 +253,5 @@ def _gallery(audit: Audit, shots: Mapping[int, Sequence[Thumbnail]]) -> list[str
     parts = ["<h2>What would be selected, and what dropped</h2>", "<p>Below each image, the teacher's confidence.</p>"]
     for one in shown:
         parts.append(f"<h3>{html.escape(one.name)}: precision {html.escape(spanned(one.precision))}</h3>")
-        for dropped in (False, True):
-            mine = [shot for shot in shots[one.label] if (shot.group in JUDGED) == dropped]
-            strips = [_strip(one.name, group, list(these)) for group, these in groupby(mine, lambda shot: shot.group)]
-            parts.append(f'<div class="strips">{"".join(strips)}</div>' if strips else "")
+        parts += strips(one.name, shots[one.label])
     return parts
-
-
-def _strip(name: str, group: str, shots: Sequence[Thumbnail]) -> str:
-    label = f"dropped: {words(group)}" if group in JUDGED else group
-    images = (
-        f"<figure>{html_image(shot.image, f'{name}, {label}, confidence {confident(shot.confidence)}')}"
-        f"<figcaption>{confident(shot.confidence)}</figcaption></figure>"
-        for shot in shots
-    )
-    return f'<div class="strip"><p>{label}</p><div>{"".join(images)}</div></div>\n'

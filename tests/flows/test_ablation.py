@@ -63,7 +63,7 @@ def compared(folder: Path, recipe: Recipe, name: str, seeds: int) -> Ablation:
 
     run = place.make(recipe, name, open_storage(str(folder / "store")), folder / "home")
     with place.giving(run), patch.dict(STUDIES, {"noise": STUDY}):
-        made = ablation("noise", seeds, recipe)
+        made = ablation("noise", seeds, recipe=recipe)
     assert isinstance(made, Ablation)
     return made
 
@@ -141,7 +141,7 @@ def test_a_study_that_is_not_there_and_seeds_out_of_range_are_one_line(tmp_path:
 
 @pytest.mark.parametrize("seeds", [0, 31, "3", 1.5])
 def test_seeds_that_the_form_did_not_check_are_one_line(seeds: object) -> None:
-    from flows.ablation import _count
+    from flows.ablation import _whole
 
-    with pytest.raises(UserError, match="a whole number from 1 to 30"):
-        _count(seeds)
+    with pytest.raises(UserError, match="seeds: a whole number from 1 to 30"):
+        _whole("seeds", seeds, 30)

@@ -56,6 +56,8 @@ class Ablation(Frozen):
     arms: list[ArmResult]
     runs: dict[str, list[str]]
     """Arm -> the ids of its campaigns."""
+    side_by_side: int = 1
+    """Campaigns that ran at the same time."""
     report: str = ""
     """URI of the page."""
     mlflow: str | None = None
@@ -165,6 +167,10 @@ def notes(ablation: Ablation) -> list[str]:
         "The figure of an arm is its last student's, whatever its gate said. Nothing was chosen by it.",
         "Seconds are those of the stages when they were computed: the arm's own, and those it shares with another.",
     ]
+    if ablation.side_by_side > 1:
+        said.append(
+            f"{ablation.side_by_side} campaigns ran side by side: their seconds hold what they slowed each other."
+        )
     if len(ablation.seeds) < 3:
         said.append("With fewer than three seeds next to nothing is told apart.")
     said += [

@@ -25,7 +25,7 @@ from ns_core.evaluation.reports.page import (
 )
 from ns_core.evaluation.reports.report import percent
 from ns_core.evaluation.reports.robustness_tables import name_of
-from ns_core.evaluation.reports.selection_report import confident
+from ns_core.evaluation.reports.strips import confident
 from ns_core.evaluation.results import RobustnessReport
 from ns_core.fingerprint import SHORT
 

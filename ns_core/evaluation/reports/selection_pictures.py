@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from ns_core.evaluation.reports.gallery import SIDE, Thumbnail
 from ns_core.evaluation.reports.pictures import BLUE, FAINT, INK, ORANGE, QUIET, new_axes, save, titles
 from ns_core.evaluation.reports.selection_classes import ClassFigures
-from ns_core.evaluation.reports.selection_report import confident, words
 from ns_core.evaluation.reports.selection_survey import BINS, EXAMPLES, JUDGED, KEPT, LEAST_SURE, Survey
+from ns_core.evaluation.reports.strips import confident, words
 
 GREEN = "#009E73"
 """The third of Okabe and Ito's colours."""

@@ -7,14 +7,12 @@ pictures. Out: text. Loads no matplotlib.
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from ns_core.evaluation.reports.gallery import Thumbnail
 from ns_core.evaluation.reports.page import (
     Table,
     html_figure,
-    html_image,
     html_list,
     html_table,
     markdown_table,
@@ -24,6 +22,7 @@ from ns_core.evaluation.reports.page import (
 from ns_core.evaluation.reports.report import readers
 from ns_core.evaluation.reports.selection_classes import ClassFigures, worst_first
 from ns_core.evaluation.reports.selection_survey import JUDGED, Survey
+from ns_core.evaluation.reports.strips import confident, strips, words
 from ns_core.fingerprint import SHORT
 
 ALL_CLASSES, WORST_CLASSES, NAMED = 100, 20, 5
@@ -65,19 +64,6 @@ class Selected:
 def share(part: float, whole: float) -> str:
     """`12.3 %`; a dash of nothing."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
-
-
-def confident(confidence: float | None) -> str:
-    """A confidence with three decimals, cut and not rounded: 0.9996 is not certain. A dash where there is none."""
-    if confidence is None:
-        return "-"
-    # float32's 0.9 is 0.89999998.
-    return f"{int(1000 * confidence + 1e-4) / 1000:.3f}"
-
-
-def words(group: str) -> str:
-    """`class_full` as `class full`."""
-    return group.replace("_", " ")
 
 
 def render_html(selected: Selected, pictures: Mapping[str, bytes], shots: Mapping[int, Sequence[Thumbnail]]) -> str:
@@ -215,21 +201,8 @@ def _gallery(selected: Selected, shots: Mapping[int, Sequence[Thumbnail]]) -> li
         )
     for one in shown:
         parts.append(f"<h3>{html.escape(one.name)}</h3>")
-        for dropped in (False, True):
-            mine = [shot for shot in shots[one.label] if (shot.group in JUDGED) == dropped]
-            strips = [_strip(one.name, group, list(these)) for group, these in groupby(mine, lambda shot: shot.group)]
-            parts.append(f'<div class="strips">{"".join(strips)}</div>' if strips else "")
+        parts += strips(one.name, shots[one.label])
     return parts
-
-
-def _strip(name: str, group: str, shots: Sequence[Thumbnail]) -> str:
-    label = f"dropped: {words(group)}" if group in JUDGED else group
-    images = (
-        f"<figure>{html_image(shot.image, f'{name}, {label}, confidence {confident(shot.confidence)}')}"
-        f"<figcaption>{confident(shot.confidence)}</figcaption></figure>"
-        for shot in shots
-    )
-    return f'<div class="strip"><p>{label}</p><div>{"".join(images)}</div></div>\n'
 
 
 def _notes(selected: Selected) -> list[str]:

@@ -17,12 +17,12 @@ from ns_core.evaluation.reports.selection_report import (
     ALL_CLASSES,
     WORST_CLASSES,
     Selected,
-    confident,
     render_html,
     render_markdown,
     share,
 )
 from ns_core.evaluation.reports.selection_survey import JUDGED, LEAST_SURE, SUREST, survey
+from ns_core.evaluation.reports.strips import confident
 from tests.page_parser import Page, markdown_rows
 from tests.selection_builders import SETTINGS, Built, built
 

@@ -25,11 +25,10 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	@$(BIN)/noisy-student run digits
 
-# Three at a time for two cores: tests on servers mostly wait. In the order of the files, whose last ones are the shortest.
 test: setup
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not servers"
 
-# Of these, campaigns on PostgreSQL, S3, Prefect and MLflow: deployed, killed, cancelled, cut off, and driven from a browser.
+# Campaigns on PostgreSQL, S3, Prefect and MLflow: deployed, killed, cut off, and driven from a browser; 20 minutes more.
 test-servers: setup
 	$(BIN)/python -m pytest -m servers
 

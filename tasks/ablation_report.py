@@ -11,8 +11,8 @@ from ns_core.artifacts import Paths, load
 from ns_core.evaluation.reports.ablation import Ablation, ArmRun, found, render_html, render_markdown, with_costs
 from ns_core.storage import Storage, open_storage
 from tasks.advisory import show_in_prefect, tried
+from tasks.mlflow_links import charts_of_arms
 from tasks.run import Run
-from tasks.tracking import tracker
 
 PREFECT_KEY = "ablation-report"
 
@@ -29,7 +29,7 @@ def report_ablation(
     """Compares the arms and writes `ablations/{run_id}/`."""
     storage, folder = open_storage(run.store), f"ablations/{run.run_id}"
     made = with_costs(found(run.run_id, study, recipe, arms, runs), runs, _seconds(storage, runs))
-    links = {"report": f"{storage.uri}/{folder}/report.html", "mlflow": tracker(run).compare_url()}
+    links = {"report": f"{storage.uri}/{folder}/report.html", "mlflow": charts_of_arms(run, f"{recipe}-{study[0]}")}
     made = made.model_copy(update={**links, "side_by_side": side_by_side})
     picture = tried("the picture of the arms", lambda: _picture(made))
     text = render_markdown(made)

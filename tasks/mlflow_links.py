@@ -51,12 +51,18 @@ def links(run: Run, recipe: str) -> dict[str, str | None]:
     return {"run": page, "compare": f"{charts}{_only(recipe)}", "table": table}
 
 
-def _only(recipe: str) -> str:
+def charts_of_arms(run: Run, study: str) -> str | None:
+    """Charts of the campaigns of an ablation, whose recipes are `{study}-{arm}`; None where there is no server."""
+    charts = tracker(run).compare_url()
+    return charts and f"{charts}{_only(f'{study}-%', 'LIKE')}"
+
+
+def _only(recipe: str, how: str = "=") -> str:
     """The part of an address that leaves a recipe's parents alone on the page; nothing for a name with both quotes."""
     mark = '"' if "'" in recipe else "'"
     if mark in recipe:
         return ""
-    wanted = f"tags.`ns.recipe` = {mark}{recipe}{mark} and tags.`ns.level` = 'pipeline'"
+    wanted = f"tags.`ns.recipe` {how} {mark}{recipe}{mark} and tags.`ns.level` = 'pipeline'"
     return f"&searchFilter={quote(wanted, safe='')}"
 
 

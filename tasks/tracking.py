@@ -48,13 +48,14 @@ _children: dict[str, dict[int, str]] = {}
 
 
 def open_parent(run: Run, recipe: Recipe, identity: Mapping[str, str] | None = None) -> Run:
-    """The run with its MLflow parent; the same recipe and seed find the same one again.
+    """The run with its MLflow parent; a recipe of the same name, settings and seed finds the same one again.
 
     `identity`: fingerprints that tell a run of the recipe from others, of one that goes on from a given teacher.
     """
-    params, key, name = dict(_flat("", recipe.science())), digest(recipe.science()), run_name(recipe)
+    params, name = {**dict(_flat("", recipe.science())), **(identity or {})}, run_name(recipe)
+    # An arm of an ablation may differ from the recipe, or from an arm of another study, by its name alone.
+    key = digest({"name": recipe.name, "recipe": recipe.science(), **(identity or {})})
     if identity:
-        params, key = {**params, **identity}, digest({"recipe": recipe.science(), **identity})
         name = f"{name}-next-{key[:_KEY_CHARACTERS]}"
     tags = recipe_tags(recipe) | {"ns.generation": ALL, "ns.run": run.run_id, **prefect_tags()}
     parent = tracker(run).parent(name, key, params, tags)

@@ -16,7 +16,7 @@ from tests.campaigns import Campaign, checkpoints, deployed_in_s3, records, smal
 from tests.deployed import Deployed
 from tests.servers import running_servers
 
-pytestmark = [pytest.mark.integration, pytest.mark.servers, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 STUDENT = "train-noisy-student"
 STEPS, EPOCH = 20_000, 20

@@ -221,8 +221,8 @@ class Told:
     def _held(self, run: Run) -> dict[str, object]:
         def points(key: str) -> list[int]:
             steps = [point.step for point in self.client.get_metric_history(run.info.run_id, key)]
-            # How fast labelling went is told anew by whoever labels anew, as runs on other stores of this seed did.
-            return sorted(set(steps) if key.startswith("infer/") else steps)
+            # Runs on other stores are the same run here, and tell what they compute anew.
+            return sorted(set(steps))
 
         assert run.inputs is not None
         versions = self.client.search_model_versions(f"run_id = '{run.info.run_id}'")

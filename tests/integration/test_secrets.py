@@ -23,7 +23,7 @@ from tests.deployed import Deployed
 from tests.planted import forms_of, leaks, opened, s3_client
 from tests.servers import running_servers, secrets_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.servers, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 PLANTED = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "PREFECT_API_AUTH_STRING", "HF_TOKEN")
 """Variables that a team's servers may ask for; these servers take whatever comes."""

@@ -80,6 +80,25 @@ def test_a_recipe_with_quotes_in_its_name_still_leads_to_charts(server: str, tmp
     assert set(both) <= {one.info.run_id for one in client(run).search_runs([charts.path.split("/")[2]], words)}
 
 
+def test_the_arms_of_an_ablation_stand_beside_each_other_and_nothing_else_does(server: str, tmp_path: Path) -> None:
+    from tasks.mlflow_links import charts_of_arms
+    from tasks.tracking import open_parent, tracker
+
+    run, arms = run_of(tmp_path, server), {"cats-noise-all", "cats-noise-none"}
+    for recipe in ("cats", "cats-ratio-1", "digits-noise-all", *arms):
+        for seed in (0, 1):
+            open_parent(run, recipe_of(recipe, seed=seed))
+    tracker(run).close()  # what is buffered is sent
+    link = charts_of_arms(run, "cats-noise")
+    assert link is not None
+    charts = urlsplit(urlsplit(link).fragment)
+    wanted = parse_qs(charts.query)["searchFilter"][0]
+    shown = client(run).search_runs([charts.path.split("/")[2]], wanted)
+    assert {(one.data.tags["ns.recipe"], one.data.tags["ns.seed"]) for one in shown} == {
+        (arm, seed) for arm in arms for seed in ("0", "1")
+    }
+
+
 def test_the_flow_run_leads_to_its_page_in_mlflow(server: str, tmp_path: Path) -> None:
     from prefect import flow
 

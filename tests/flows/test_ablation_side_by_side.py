@@ -98,6 +98,8 @@ class Ablated:
                 env={**os.environ, **own},
                 stdout=words,
                 stderr=words,
+                # A process that inherits an ignored SIGINT, as from a shell's `&`, is not interrupted.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def workers(self) -> list[tuple[str, str, int]]:

@@ -8,7 +8,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from flows.store_commands import add_store, home_and_store
+from flows.store_commands import add_set, add_store, home_and_store
 
 if TYPE_CHECKING:
     from ns_core.config import Recipe
@@ -29,13 +29,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb.add_argument(
         "--side-by-side", type=int, default=1, metavar="N", help="campaigns at a time on this machine (default: 1)"
     )
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.FIELD=VALUE",
-        help="change a field of the recipe; may be given again",
-    )
+    add_set(verb)
     verb.add_argument("--json", action="store_true", help="print one JSON object and nothing else on standard output")
     add_store(verb)
     verb.set_defaults(verb=_ablate)

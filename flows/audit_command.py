@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.store_commands import add_store, home_and_store
+from flows.store_commands import add_settings, home_and_store
 from ns_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,16 +43,8 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
         metavar="PRECISION",
         help=f"that a threshold is sought for in each class (default: {TARGET})",
     )
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.FIELD=VALUE",
-        help="change a field of the recipe; may be given again",
-    )
-    verb.add_argument("--seed", type=int, help="seed of the whole experiment")
     verb.add_argument("--json", action="store_true", help="print one JSON object and nothing else on standard output")
-    add_store(verb)
+    add_settings(verb)
     verb.set_defaults(verb=_audit)
 
 

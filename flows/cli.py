@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from flows import ablation_command, audit_command, deploy_command, evaluate_command, store_commands
-from flows.store_commands import add_store, home_and_store
+from flows.store_commands import add_settings, add_store, home_and_store
 
 if TYPE_CHECKING:
     from ns_core.config import Recipe
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     run = verbs.add_parser("run", help="run a recipe; what is in the store already is not computed again")
     run.add_argument("recipe", metavar="RECIPE", help="a name from `noisy-student recipes`")
-    _add_settings(run)
+    add_settings(run)
     run.add_argument("--profile", action="store_true", help="training that is computed leaves a trace of some updates")
     run.add_argument("--json", action="store_true", help="print one JSON object and nothing else on standard output")
     run.set_defaults(verb=_run)
@@ -98,7 +98,7 @@ def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 def _add_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     prepare = verbs.add_parser("prepare", help="turn images into shards, as the first stage of a run does")
     prepare.add_argument("recipe", metavar="RECIPE", help="whose `data` section is used, see `noisy-student recipes`")
-    _add_settings(prepare)
+    add_settings(prepare)
     prepare.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     prepare.set_defaults(verb=_prepare)
 
@@ -107,7 +107,7 @@ def _add_plan(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     from flows import plan_command
 
     plan = plan_command.add(verbs)
-    _add_settings(plan)
+    add_settings(plan)
     plan.set_defaults(verb=_plan)
 
 
@@ -126,18 +126,6 @@ def _add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     export.add_argument("--output", metavar="DIR", help="new or empty folder (default: {checkpoint}-{format}, here)")
     add_store(export)
     export.set_defaults(verb=_export)
-
-
-def _add_settings(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.FIELD=VALUE",
-        help="change a field of the recipe; may be given again",
-    )
-    verb.add_argument("--seed", type=int, help="seed of the whole experiment")
-    add_store(verb)
 
 
 def _chosen(options: argparse.Namespace) -> "Recipe":

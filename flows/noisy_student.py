@@ -107,13 +107,13 @@ def _ends(verdict: str, recipe: Recipe) -> bool:
 def _ending(results: list[GenerationResult], recipe: Recipe) -> str:
     """Why there was no further generation. A teacher that is kept is a success: nothing better was found."""
     if not results:
-        return "no generation was asked for"
+        return "none was asked for"
     verdict = results[-1].gate["verdict"]
     if _ends(verdict, recipe):
         what = "found the student worse" if verdict == "stop" else "promoted no student"
         return f"the gate {what} in generation {len(results)}: the teacher stays"
     most = " at most" if recipe.until == "gate" else ""
-    return f"{len(results)} generation{'s' * (len(results) > 1)} asked for{most}"
+    return f"{len(results)}{most} {'was' if len(results) == 1 else 'were'} asked for"
 
 
 def _after(result: GenerationResult, before: Standing, recipe: Recipe) -> Standing:

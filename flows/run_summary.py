@@ -52,7 +52,7 @@ def print_summary(document: Mapping[str, Any], stream: TextIO) -> None:
     computed, cached = states.count("computed"), states.count("cached")
     console.print(comparison(document), markup=False, soft_wrap=not terminal)
     if ending := document.get("ending"):
-        console.print(f"Ended: {ending}.", markup=False, soft_wrap=True)
+        console.print(f"No further generation: {ending}.", markup=False, soft_wrap=True)
     if rows := rows_of(document):
         console.print(_robustness(rows))
     console.print(f"{len(states)} stages: {computed} computed, {cached} cached.")

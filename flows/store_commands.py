@@ -63,6 +63,24 @@ def add_store(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def add_set(verb: argparse.ArgumentParser) -> None:
+    """The option `--set` of every verb that takes a recipe."""
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="change a field of the recipe; may be given again",
+    )
+
+
+def add_settings(verb: argparse.ArgumentParser) -> None:
+    """`--set`, `--seed` and `--store`."""
+    add_set(verb)
+    verb.add_argument("--seed", type=int, help="seed of the whole experiment")
+    add_store(verb)
+
+
 def home_and_store(options: argparse.Namespace) -> tuple[Path, str]:
     """Where local state lies, and the store that was asked for or is the default."""
     from flows import environment

@@ -34,6 +34,8 @@ WHOLE_TEACHER_SECONDS = 30.0
 LABELLING_FIXED = 1.0
 """Seconds of infer-unlabeled for all but its pool, where it is not run: its gate refuses networks that know nothing."""
 _WITHOUT_TORCH, _WITH_TORCH = "ns_core.data.prepare", "ns_core.evaluation.evaluate_robustness"
+_LOADED_BY = {"digits": ("sklearn.datasets",), "torchvision": ("torchvision.datasets",)}
+"""What a source of images loads besides; this process has it by the time at which it prepares."""
 
 
 class Question(TypedDict):
@@ -74,14 +76,14 @@ class Measuring:
     def whole(self, share: float | None) -> Profile:
         """Everything, or what a sample of a minute or so can tell."""
         began, load = time.monotonic(), os.getloadavg()[0]
-        starts = _starts()
+        starts = _starts(self._own.data.source)
         bench, seen = self._prepared(share)
         splits = (seen.holdout, seen.test) if seen.whole else _splits(bench)
         cold = self._cold(bench, splits)
         self._teacher(bench, seen, splits)
         for generation in range(1, self._recipe.generations + 1):
             self._student(bench, self._recipe.for_generation(generation), splits)
-        again = _starts()  # whatever disturbs a start makes it longer
+        again = _starts(self._own.data.source)  # whatever disturbs a start makes it longer
         starts = {stage: round(min(starts[stage], again[stage]) + cold.get(stage, 0.0), 3) for stage in starts}
         machine = Machine(
             device=_device(self._compute.device),
@@ -240,19 +242,20 @@ class Measuring:
         self._rates[rate.stage, rate.model, rate.image_size] = rate
 
 
-def _starts() -> dict[str, float]:
+def _starts(source: str) -> dict[str, float]:
     """Seconds until a worker of each stage has loaded what it needs, and then ends."""
     from ns_core.launch.local import WORKER_ENVIRONMENT
     from ns_core.worker import STAGES
 
     took = dict[str, float]()
-    for module in (_WITHOUT_TORCH, _WITH_TORCH):
+    preparing = ", ".join((_WITHOUT_TORCH, *_LOADED_BY.get(source, ())))
+    for module in (_WITHOUT_TORCH, preparing, _WITH_TORCH):
         began = time.perf_counter()
         command = [sys.executable, "-c", f"import ns_core.worker, {module}"]
         subprocess.run(command, check=True, env={**WORKER_ENVIRONMENT, **os.environ})
         took[module] = time.perf_counter() - began
-    light = ("prepare-dataset", "filter-and-balance")
-    return {stage: took[_WITHOUT_TORCH if stage in light else _WITH_TORCH] for stage in STAGES}
+    needs = {"prepare-dataset": preparing, "filter-and-balance": _WITHOUT_TORCH}
+    return {stage: took[needs.get(stage, _WITH_TORCH)] for stage in STAGES}
 
 
 def _splits(bench: "Bench") -> tuple[int, int]:

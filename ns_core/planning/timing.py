@@ -12,8 +12,8 @@ from ns_core.planning.work import Counts, Work
 TRAINING = ("train-teacher", "train-noisy-student", "finetune-at-test-resolution")
 ON_CPU = ("prepare-dataset", "filter-and-balance")
 """Stages that no GPU helps: they run on one machine."""
-ORCHESTRATION_SECONDS = 0.7
-"""Of a stage: Prefect's states, the look into the store, the record; assumed."""
+ORCHESTRATION_SECONDS = 0.22
+"""Of a stage: Prefect's states, the look into the store, the record (`docs/results/orchestration.json`)."""
 START_SECONDS = {"prepare-dataset": 1.0, "filter-and-balance": 1.0}
 START_WITH_TORCH_SECONDS = 4.0
 """Of a worker on this machine, where its start was not measured."""

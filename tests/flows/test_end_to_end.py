@@ -137,7 +137,7 @@ def test_auto_goes_on_until_the_gate_promotes_no_student_which_is_a_success(comm
     (generation,) = outcome.document["generations"]
     assert generation["gate"]["verdict"] == "keep-teacher"
     assert outcome.document["ending"] == "the gate promoted no student in generation 1: the teacher stays"
-    assert f"Ended: {outcome.document['ending']}." in outcome.stderr
+    assert f"No further generation: {outcome.document['ending']}." in outcome.stderr
     trained = {state for (stage, _), state in outcome.states.items() if stage != "evaluate-robustness"}
     assert trained == {"cached"}
 

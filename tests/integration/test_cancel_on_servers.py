@@ -14,7 +14,7 @@ from ns_core.config import Recipe
 from ns_core.launch.local import GRACE_SECONDS
 from tests.campaigns import Campaign, checkpoints, deployed_in_s3, records, smallest
 from tests.deployed import Deployed
-from tests.servers import running_servers
+from tests.servers import lasting_servers
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
@@ -29,7 +29,7 @@ SLACK_SECONDS = 60.0
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    with running_servers() as servers, deployed_in_s3(servers, tmp_path_factory.mktemp("worker")) as made:
+    with lasting_servers() as servers, deployed_in_s3(servers, tmp_path_factory.mktemp("worker")) as made:
         yield made
 
 

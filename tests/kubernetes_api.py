@@ -9,14 +9,17 @@ read of a Job does its next step. Faults come at the next requests: a status, `r
 import json
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import kubernetes_validate
+import pytest
 
+from ns_core.launch.kubernetes import attach
 from tests.kubernetes_http import Handler, Server, failure
 
 Document = dict[str, Any]
@@ -220,3 +223,16 @@ class KubernetesApi:
             store[name]["metadata"]["deletionTimestamp"] = NOW
             return 200, store[name]
         return 200, store.pop(name)
+
+
+@contextmanager
+def serving(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
+    """A server of a test's own, to which this process's kubeconfig leads; the launcher looks often."""
+    server = KubernetesApi()
+    patch.setenv("KUBECONFIG", server.kubeconfig(folder / "kubeconfig"))
+    patch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    patch.setattr(attach, "POLL_S", 0.02)
+    try:
+        yield server
+    finally:
+        server.close()

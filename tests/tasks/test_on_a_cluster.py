@@ -11,9 +11,8 @@ import pytest
 
 from ns_core.artifacts import Dataset
 from ns_core.config import ComputeConfig, DataConfig, KubernetesConfig
-from ns_core.launch.kubernetes import attach
 from ns_core.launch.kubernetes.names import INDEX_VARIABLE
-from tests.kubernetes_api import KubernetesApi
+from tests.kubernetes_api import KubernetesApi, serving
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
 
@@ -22,12 +21,8 @@ DATA = DataConfig(labels_per_class=2, holdout_images=20, test_images=20)
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
-    server = KubernetesApi()
-    monkeypatch.setenv("KUBECONFIG", server.kubeconfig(tmp_path / "kubeconfig"))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setattr(attach, "POLL_S", 0.02)
-    yield server
-    server.close()
+    with serving(tmp_path, monkeypatch) as server:
+        yield server
 
 
 def run_a_pod(api: KubernetesApi, scratch: Path) -> None:

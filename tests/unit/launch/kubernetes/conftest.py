@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from ns_core.config import ComputeConfig, DataConfig, InferConfig, KubernetesConfig, TeacherConfig
-from ns_core.launch.kubernetes import attach, client, logs
+from ns_core.launch.kubernetes import client, logs
 from ns_core.launch.spec import WorkerSpec
 from ns_core.settings import StageConfig
-from tests.kubernetes_api import KubernetesApi
+from tests.kubernetes_api import KubernetesApi, serving
 from tests.worker_specs import spec_of
 
 MOUNT = {
@@ -24,14 +24,10 @@ IMAGE = "registry/noisy-student-worker@sha256:" + "0" * 64
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
     """A server of this test's own, to which this process's kubeconfig leads; pauses are short."""
-    server = KubernetesApi()
-    monkeypatch.setenv("KUBECONFIG", server.kubeconfig(tmp_path / "kubeconfig"))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setattr(attach, "POLL_S", 0.02)
     monkeypatch.setattr(logs, "PAUSE_S", 0.02)
     monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)
-    yield server
-    server.close()
+    with serving(tmp_path, monkeypatch) as server:
+        yield server
 
 
 def stage(

@@ -82,6 +82,13 @@ PLAIN = [
 ]
 
 
+def noised_teacher(recipe: Recipe) -> list[str]:
+    """Labels made with the noise that the student learns with."""
+    student = recipe.student
+    pictures = [f"infer.augmentation.{name}={value}" for name, value in student.augmentation]
+    return [*pictures, f"infer.dropout={student.dropout}", f"infer.stochastic_depth={student.stochastic_depth}"]
+
+
 def pseudo_alone(recipe: Recipe) -> list[str]:
     return ["student.loss=pseudo"]
 

@@ -16,6 +16,7 @@ from flows.arms import (
     Study,
     band_arm,
     generations,
+    noised_teacher,
     pseudo_alone,
     ratio_of,
     same_size,
@@ -57,7 +58,7 @@ STUDIES = {
     for study in (
         Study(
             "noise",
-            "does the student need its noise? (paper, section 4.1; there it was taken from the unlabelled images only)",
+            "does the student need its noise, and the teacher none? (paper, section 4.1; there on the pool only)",
             (
                 Arm("all", "the recipe as it is", paper=f"84.9 {_B5}"),
                 Arm("no-augmentation", "no RandAugment, crops or shifts", lambda r: PLAIN, f"84.6 {_B5}"),
@@ -68,6 +69,12 @@ STUDIES = {
                     "none of these",
                     lambda r: [*PLAIN, "student.dropout=0", "student.stochastic_depth=0"],
                     f"84.3 {_B5}",
+                ),
+                Arm(
+                    "noised-teacher",
+                    "the student's noise on the teacher, too, while it labels",
+                    noised_teacher,
+                    f"84.4 {_B5}",
                 ),
             ),
         ),

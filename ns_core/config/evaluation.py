@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import model_validator
 
+from ns_core.config.training import STILL, Augmentation
 from ns_core.settings import Settings, StageConfig, resource, science
 
 CORRUPTIONS = Literal[
@@ -67,6 +68,15 @@ class InferConfig(StageConfig):
     """The features that the classifier sees are stored too, as fp16."""
     precision: Literal["float32", "bfloat16"] = science("float32")
     """Of the forward pass. bfloat16 moves a trained network's logits by up to a percent of the largest."""
+    dropout: float = science(0.0, ge=0, lt=1, added=True)
+    """Noise on the teacher while it labels, for the ablation that shows why there should be none (paper, section 4.1):
+    the share of the classifier's inputs that is dropped, for each image anew. Noise is computed in float32."""
+    stochastic_depth: float = science(0.0, ge=0, lt=1, added=True)
+    """Likewise: the rate at which the last block is skipped; earlier ones less, linearly."""
+    augmentation: Augmentation = science(STILL, added=True)
+    """Likewise: of the pictures that the teacher labels."""
+    seed: int = science(0, ge=0, lt=2**32, added=True, title="Seed of the noise")
+    """Draws that noise, with the image's key; the recipe's seed is added."""
     min_coverage: float = resource(0.1, ge=0, le=1)
     """Of the classes, the share that the first shards must show among their predictions."""
     min_entropy: float = resource(0.1, ge=0, le=1)
@@ -77,6 +87,18 @@ class InferConfig(StageConfig):
     """The stage fails when more than this share of the pool cannot be read; below, each is recorded with the reason."""
     batch_size: int = resource(256, ge=1)
     """Images at a time up to 128 pixels a side; of larger ones as many pixels."""
+
+    @property
+    def noised(self) -> bool:
+        """Whether the teacher labels with noise."""
+        return self.dropout > 0 or self.stochastic_depth > 0 or self.augmentation != STILL
+
+    @model_validator(mode="after")
+    def _plain_with_noise(self) -> Self:
+        if self.noised and (self.embeddings or self.precision != "float32"):
+            wrong = "embeddings=false" if self.embeddings else "precision=float32"
+            raise ValueError(f"noise on the teacher (dropout, stochastic_depth, augmentation) goes with {wrong} alone")
+        return self
 
 
 class SelectConfig(StageConfig):

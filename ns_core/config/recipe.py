@@ -12,7 +12,9 @@ from ns_core.settings import Settings, resource, science
 
 AUTO_GENERATIONS = 10
 """The most of `generations=auto`."""
-StageT = TypeVar("StageT", DataConfig, TeacherConfig, SelectConfig, StudentConfig, FinetuneConfig, EvaluateConfig)
+StageT = TypeVar(
+    "StageT", DataConfig, TeacherConfig, InferConfig, SelectConfig, StudentConfig, FinetuneConfig, EvaluateConfig
+)
 
 
 def _seeded(stage: StageT, seed: int) -> StageT:
@@ -76,6 +78,7 @@ class Recipe(Settings):
             update={
                 "data": _seeded(self.data, self.seed),
                 "teacher": _seeded(self.teacher, self.seed),
+                "infer": _seeded(self.infer, own) if self.infer.noised else self.infer,
                 "select": _seeded(select, own),
                 "student": _seeded(student, own),
                 "finetune": _seeded(self.finetune, own),
@@ -92,7 +95,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _seeds(self) -> Self:
-        stages = (self.data, self.teacher, self.select, self.student, self.finetune, self.evaluate)
+        stages = (self.data, self.teacher, self.infer, self.select, self.student, self.finetune, self.evaluate)
         largest = self.seed + 1000 * self.generations + max(self.select.pool_seed, *(stage.seed for stage in stages))
         if largest >= 2**32:  # what a key of data.order holds
             raise ValueError(f"seed + 1000 * generations + a stage's seed come to {largest}, over 2^32: lower the seed")

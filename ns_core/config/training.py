@@ -50,6 +50,10 @@ class Augmentation(Settings):
         return self
 
 
+STILL = Augmentation(min_area=1.0, max_area=1.0, hflip=0.0, randaugment_ops=0, randaugment_magnitude=0.0)
+"""None of it: the whole picture, as it is."""
+
+
 class TrainConfig(StageConfig):
     """What teacher, student and finetune share: one trainer, three recipes."""
 
@@ -177,9 +181,7 @@ class FinetuneConfig(TrainConfig):
     schedule_steps: int = science(0, ge=0)
     """The learning rate is that of the last updates of a schedule of so many (official `train_last_step_num`);
     0: these updates have a schedule of their own."""
-    augmentation: Augmentation = science(
-        Augmentation(min_area=1.0, max_area=1.0, hflip=0.0, randaugment_ops=0, randaugment_magnitude=0.0)
-    )
+    augmentation: Augmentation = science(STILL)
 
     @model_validator(mode="after")
     def _tail(self) -> Self:

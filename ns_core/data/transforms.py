@@ -10,11 +10,12 @@ than the square can show.
 """
 
 from math import ceil, sqrt
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 import cv2
 import numpy as np
 
+from ns_core.config import Augmentation
 from ns_core.data.images import decode, decode_at_least, dimensions
 from ns_core.data.randaugment import Pixels, RandAugment
 
@@ -78,6 +79,11 @@ class TrainView:
         self.hflip = hflip
         self.pad = pad
         self.randaugment = randaugment
+
+    @classmethod
+    def configured(cls, noise: Augmentation, size: int) -> Self:
+        """The one that the settings describe."""
+        return cls(size, noise.min_area, noise.max_area, noise.hflip, noise.pad, RandAugment.configured(noise))
 
     def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """(height, width, 3) -> (size, size, 3), both uint8; all chance comes from `rng`."""

@@ -24,6 +24,7 @@ from ns_core.data.read_ahead import SequentialAhead
 from ns_core.data.remote_shard import ShortShard
 from ns_core.data.rows import Rows
 from ns_core.data.transforms import eval_view
+from ns_core.inference.label_noise import LabelNoise
 from ns_core.models.predict import Outputs, Predictor
 
 _AHEAD = 2
@@ -78,13 +79,20 @@ class Labeller:
     """Labels with one predictor."""
 
     def __init__(
-        self, source: ImageSource, predictor: Predictor, view: tuple[int, float], batch: int, workers: int
+        self,
+        source: ImageSource,
+        predictor: Predictor,
+        view: tuple[int, float],
+        batch: int,
+        workers: int,
+        noise: LabelNoise | None = None,
     ) -> None:
         """`view`: side and crop_pct, as `transforms.eval_view` takes them. `batch`: images at once. `workers`: threads
-        that decode; 0: the caller's, between the batches. Compiles the predictor where it was asked for."""
+        that decode; 0: the caller's, between the batches. `noise`: on the predictor's network, and instead of the
+        clean view. Compiles the predictor where it was asked for."""
         assert batch > 0, batch
         self.source, self.predictor = source, predictor
-        self._view, self._batch, self._workers = view, batch, workers
+        self._view, self._batch, self._workers, self._noise = view, batch, workers, noise
         self._pace = Pace()
         predictor.expect(batch)
 
@@ -102,6 +110,8 @@ class Labeller:
         began = time.perf_counter()
         for batch in self._batches(rows, range(start, stop)):
             ready = time.perf_counter()
+            if self._noise:
+                self._noise.draw([rows.key(row) for row in range(batch.first, batch.first + len(batch.images))])
             outputs.append(self.predictor.outputs(batch.images))
             unreadable.update((batch.first - start + place, batch.bad[place]) for place in sorted(batch.bad))
             done = time.perf_counter()
@@ -139,7 +149,11 @@ class Labeller:
             except (CorruptImage, ShortShard) as error:
                 batch.bad[place] = str(error)
             else:
-                batch.images[place] = eval_view(picture, *self._view)
+                batch.images[place] = (
+                    self._noise.view(picture, rows.key(batch.first + place))
+                    if self._noise
+                    else eval_view(picture, *self._view)
+                )
 
 
 class _Batch(NamedTuple):

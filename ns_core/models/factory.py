@@ -81,6 +81,14 @@ def drop_paths(network: nn.Module) -> list[DropPath]:
     return [layer for layer in layers if layer.drop_prob > 0]
 
 
+def require_branches(network: nn.Module, model: str, stochastic_depth: float) -> None:
+    """A person who asks for stochastic depth gets it, or is told why not."""
+    if stochastic_depth > 0 and not drop_paths(network):
+        raise UserError(
+            f"model '{model}' has no residual branch to drop: set stochastic_depth=0 or choose another model"
+        )
+
+
 def _lay_channels_last(network: nn.Module) -> None:
     """As `network.to(memory_format=torch.channels_last)`, which fails on fake tensors.
 

@@ -13,7 +13,7 @@ from ns_core.config import FinetuneConfig
 from ns_core.data.dataset import Images
 from ns_core.errors import UserError
 from ns_core.models.checkpoint import load_checkpoint
-from ns_core.models.factory import block_groups, drop_paths
+from ns_core.models.factory import block_groups, drop_paths, require_branches
 from ns_core.stage import StageContext
 from ns_core.training.distributed import join
 from ns_core.training.job import (
@@ -22,7 +22,6 @@ from ns_core.training.job import (
     holdout_check,
     joint_loader,
     labelled_rows,
-    require_branches,
     seed_worker,
 )
 from ns_core.training.trainer import Trainer
@@ -38,7 +37,7 @@ def run(config: FinetuneConfig, context: StageContext) -> dict[str, JsonValue]:
         stochastic_depth=config.stochastic_depth,
         bn_momentum=config.bn_momentum,
     )
-    require_branches(network, card.model, config)
+    require_branches(network, card.model, config.stochastic_depth)
     card = card.model_copy(update={"test_size": config.image_size, "crop_pct": config.crop_pct})
     frozen = partial(_frozen, model=card.model, config=config)
     frozen(network)  # what cannot be frozen is told before anything is trained

@@ -8,16 +8,15 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from ns_core.config import Augmentation, StudentConfig, TeacherConfig, TrainConfig
+from ns_core.config import StudentConfig, TeacherConfig, TrainConfig
 from ns_core.data.dataset import Images
 from ns_core.data.image_source import eval_batches
 from ns_core.data.loader import JointLoader, Sampling
-from ns_core.data.randaugment import RandAugment
 from ns_core.data.rows import OneHot, Rows, Shuffle, rows_of
 from ns_core.data.transforms import TrainView
-from ns_core.errors import StageFailed, UserError
+from ns_core.errors import StageFailed
 from ns_core.models.checkpoint import ModelCard, save_checkpoint
-from ns_core.models.factory import create_network, drop_paths
+from ns_core.models.factory import create_network, require_branches
 from ns_core.models.predict import Predictor, at_once, choose_device, set_threads
 from ns_core.stage import StageContext, rank
 from ns_core.training.distributed import Ranks
@@ -58,7 +57,7 @@ def joint_loader(images: Images, config: TrainConfig, ranks: Ranks, *streams: Ro
     counts = (config.batch_size, config.batch_size * ratio)
     shuffle = Shuffle(config.seed, config.window_shards)
     sampling = Sampling(shuffle, config.max_bad_fraction, config.accumulation)
-    view = train_view(config.augmentation, config.image_size)
+    view = TrainView.configured(config.augmentation, config.image_size)
     return JointLoader(images.source, view, list(zip(streams, counts, strict=False)), sampling, ranks.rank, ranks.world)
 
 
@@ -87,17 +86,11 @@ def seed_worker(seed: int, threads: int, device: str = "cpu") -> None:
     set_threads(threads)
 
 
-def train_view(augmentation: Augmentation, size: int) -> TrainView:
-    """The noised picture that training sees: uint8[H,W,3] -> uint8[size,size,3]."""
-    noise = augmentation
-    return TrainView(size, noise.min_area, noise.max_area, noise.hflip, noise.pad, RandAugment.configured(noise))
-
-
 def fresh_network(config: TeacherConfig | StudentConfig, class_names: tuple[str, ...]) -> tuple[nn.Module, ModelCard]:
     """A network that starts from new weights with the configuration's noise, and its card."""
     noise = (config.dropout, config.stochastic_depth, config.bn_momentum, config.bn_eps)
     network = create_network(config.model, len(class_names), *noise)
-    require_branches(network, config.model, config)
+    require_branches(network, config.model, config.stochastic_depth)
     card = ModelCard(
         model=config.model,
         class_names=class_names,
@@ -107,14 +100,6 @@ def fresh_network(config: TeacherConfig | StudentConfig, class_names: tuple[str,
         bn_eps=config.bn_eps,
     )
     return network, card
-
-
-def require_branches(network: nn.Module, model: str, config: TrainConfig) -> None:
-    """A person who asks for stochastic depth gets it, or is told why not."""
-    if config.stochastic_depth > 0 and not drop_paths(network):
-        raise UserError(
-            f"model '{model}' has no residual branch to drop: set stochastic_depth=0 or choose another model"
-        )
 
 
 def finish(job: Job, network: nn.Module, holdout_top1: float, context: StageContext) -> dict[str, JsonValue]:

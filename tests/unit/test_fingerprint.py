@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ns_core.config import Recipe
+from ns_core.config import Augmentation, InferConfig, Recipe
 from ns_core.fingerprint import canonical_json, digest, stage_fingerprint
 from ns_core.settings import Settings, StageConfig
 from tests.golden.regenerate import SMALL, current, recorded
@@ -27,6 +27,9 @@ RECIPE = SMALL.override(["finetune.augmentation.min_area=0.5", "select.threshold
 STAGES: list[StageConfig] = [
     section for name in Recipe.model_fields if isinstance(section := getattr(RECIPE, name), StageConfig)
 ]
+NOISE = {"dropout", "stochastic_depth", "augmentation"}
+NOISED = InferConfig(dropout=0.25, stochastic_depth=0.25, augmentation=Augmentation())
+"""Tells of the fields of `NOISE`; noise goes by the plain path alone, so that others are tried without it."""
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -88,8 +91,9 @@ def changed(config: StageConfig, place: tuple[str, ...]) -> Iterator[StageConfig
 def cases(role: str) -> list[Any]:
     return [
         pytest.param(config, place, id=f"{config.STAGE}.{'.'.join(place)}")
-        for config in STAGES
+        for config in (*STAGES, NOISED)
         for place in places(config, role)
+        if not isinstance(config, InferConfig) or (place[0] in NOISE) == (config is NOISED)
     ]
 
 

@@ -417,3 +417,17 @@ def test_speed_wait_and_end_are_points_of_curves(attempt: Make, capsys: pytest.C
     assert '"done": 0, "total": 1587' in told
     assert '"done": 1587, "total": 1587' in told
     assert "images/s, data wait" in told
+
+
+def test_a_noised_teacher_goes_through_the_gate_without_its_noise(attempt: Make) -> None:
+    clean, noised = attempt("clean"), attempt("noised")
+    plain, moved = _run(clean), _run(noised, dropout=0.5, stochastic_depth=0.2, seed=3)
+    of_holdout = [name for name in plain if name.startswith("holdout_") or name == "temperature"]
+    assert {name: moved[name] for name in of_holdout} == {name: plain[name] for name in of_holdout}
+    one, two = _rows(settled(clean)), _rows(settled(noised))
+    assert [row["key"] for row in one] == [row["key"] for row in two]
+    confidences = [np.array([row["confidence"] for row in rows]) for rows in (one, two)]
+    assert (np.abs(confidences[0] - confidences[1]) > 1e-4).mean() > 0.9
+    again = attempt("again")
+    _run(again, dropout=0.5, stochastic_depth=0.2, seed=3, batch_size=64)
+    assert _rows(settled(again)) == two

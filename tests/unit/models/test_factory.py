@@ -89,7 +89,8 @@ def test_dropout_is_on_the_classifiers_input_at_the_asked_rate() -> None:
     seen = network.forward_head(torch.ones(64, width, 4, 4)).detach() * 0.75 / width
     assert seen.mean().item() == pytest.approx(0.75, abs=0.01)
     assert seen.std().item() == pytest.approx(math.sqrt(0.25 * 0.75 / width), rel=0.3)
-    assert create_network("ns_efficientnet_l", 1).train().forward_head(torch.ones(2, width, 4, 4)).unique().numel() == 1  # type: ignore[operator]
+    plain = create_network("ns_efficientnet_l", 1).train().forward_head(torch.ones(2, width, 4, 4))  # type: ignore[operator]
+    assert torch.allclose(plain[0], plain[1])  # but for the rounding of a place in the batch
 
 
 def test_stochastic_depth_grows_linearly_with_the_block_and_drops_only_where_a_skip_is() -> None:

@@ -197,4 +197,7 @@ def _belong_to_torchrun() -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.stderr.write("usage: python -m ns_core.worker SPEC.json: one stage, as a launcher starts it\n")
+        sys.exit(EXIT_USER)
     sys.exit(main(sys.argv[1]))

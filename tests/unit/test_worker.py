@@ -101,6 +101,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Worker:
     return worker
 
 
+def test_started_by_hand_it_says_what_it_takes() -> None:
+    done = subprocess.run([sys.executable, "-m", "ns_core.worker"], capture_output=True, text=True)
+    usage = "usage: python -m ns_core.worker SPEC.json: one stage, as a launcher starts it\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", usage)
+
+
 def test_a_committed_artifact_is_status_0_and_its_record_says_all(dataset: Worker) -> None:
     record, spec = dataset.record, dataset.spec
     assert record is not None

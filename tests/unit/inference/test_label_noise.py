@@ -1,8 +1,5 @@
 """Noise on the teacher that labels: each image's own, whatever is beside it, with the rates that were asked for."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,9 +9,7 @@ from torch import nn
 from ns_core.config import InferConfig, Recipe
 from ns_core.config.training import Augmentation
 from ns_core.data.image_source import ImageSource
-from ns_core.data.index import DatasetIndex
-from ns_core.data.reading import ShardReader
-from ns_core.data.rows import OneHot, Rows, rows_of
+from ns_core.data.rows import Rows
 from ns_core.errors import UserError
 from ns_core.inference.label_noise import LabelNoise
 from ns_core.inference.labelling import Labeller
@@ -26,19 +21,6 @@ from tests.factories import TINY_MODEL
 CARD = ModelCard(model=TINY_MODEL, class_names=tuple("0123456789"), train_size=32, test_size=32, crop_pct=1.0)
 CPU = torch.device("cpu")
 SHIFTED = Augmentation(min_area=1.0, hflip=0.0, pad=3, randaugment_ops=0)
-
-
-@pytest.fixture
-def source(digits_folder: Path) -> Iterator[ImageSource]:
-    with ShardReader(digits_folder) as reader:
-        yield ImageSource(reader, 0)
-
-
-@pytest.fixture
-def rows(digits_folder: Path) -> Rows:
-    """50 images."""
-    split = DatasetIndex.load(digits_folder).split("labeled")
-    return rows_of(split, OneHot(split.labels, 10))
 
 
 def _noised(config: InferConfig, card: ModelCard = CARD) -> tuple[nn.Module, LabelNoise]:
@@ -126,7 +108,7 @@ def test_noise_that_was_drawn_for_another_batch_is_an_error() -> None:
         network(torch.zeros(3, 3, 32, 32))
 
 
-def test_a_network_without_branches_is_told(digits_folder: Path) -> None:
+def test_a_network_without_branches_is_told() -> None:
     network = create_network("ns_efficientnet_xs", 10, stochastic_depth=0.0)
     with pytest.raises(UserError, match="no residual branch to drop: set stochastic_depth=0"):
         LabelNoise(InferConfig(stochastic_depth=0.2), network, CARD)

@@ -1,8 +1,6 @@
 """Rows become labels: those of the plain predict path, whatever the threads, with bad images told and left out."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +8,7 @@ import torch
 from torch import nn
 
 from ns_core.data.image_source import ImageSource, eval_batches
-from ns_core.data.index import DatasetIndex
-from ns_core.data.reading import ShardReader
-from ns_core.data.rows import OneHot, Rows, rows_of
+from ns_core.data.rows import Rows
 from ns_core.inference.labelling import Labelled, Labeller, Pace
 from ns_core.models.checkpoint import ModelCard
 from ns_core.models.factory import create_network
@@ -34,20 +30,6 @@ def network() -> nn.Module:
 @pytest.fixture(scope="module")
 def predictor(network: nn.Module) -> Predictor:
     return fast_predictor(network, CARD, CPU, features=True)
-
-
-@pytest.fixture
-def source(digits_folder: Path) -> Iterator[ImageSource]:
-    """Nothing decoded is kept."""
-    with ShardReader(digits_folder) as reader:
-        yield ImageSource(reader, 0)
-
-
-@pytest.fixture
-def rows(digits_folder: Path) -> Rows:
-    """50 images."""
-    split = DatasetIndex.load(digits_folder).split("labeled")
-    return rows_of(split, OneHot(split.labels, 10))
 
 
 def _label(source: ImageSource, predictor: Predictor, rows: Rows, workers: int = 2, batch: int = 8) -> Labelled:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from flows import place
 from flows.attended import attended
-from flows.audit_command import FOLDS, MOST_FOLDS, TARGET, check
+from flows.audit_command import CHOICES, FOLDS, TARGET, check
 from flows.form import name_of, parsed
 from flows.opening import Opening
 from flows.recipes.digits import digits
@@ -48,16 +48,17 @@ def _name() -> str:
 
 @flow(name="audit", flow_run_name=_name, validate_parameters=False)
 def audit(
-    recipe: Recipe = DIGITS,
-    folds: Annotated[int, Field(title="Folds", ge=0, le=MOST_FOLDS)] = FOLDS,
+    folds: Annotated[int, Field(title="Folds", json_schema_extra={"enum": list(CHOICES)})] = FOLDS,
     target: Annotated[float, Field(title="Wanted precision", gt=0, lt=1)] = TARGET,
+    recipe: Recipe = DIGITS,
 ) -> Audit | State[Audit]:
     """What the teacher's labels of the pool are worth, estimated from labelled images that it was not trained on.
 
     Args:
+        folds: parts of the labelled images that are each held out of a teacher of their own, 2 to 20; 0: the holdout
+            tells alone, and no further teacher is trained
+        target: precision that a threshold is sought for in each class, above 0 and below 1
         recipe: the experiment whose selection is audited
-        folds: parts of the labelled images that are each held out of a teacher of their own; 0: the holdout tells alone
-        target: precision that a threshold is sought for in each class
     """
 
     def body() -> Audit:

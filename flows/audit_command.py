@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FOLDS, MOST_FOLDS, TARGET = 4, 20, 0.95
 """What the command and the form have as defaults, and the most folds that are taken."""
+CHOICES = (0, *range(2, MOST_FOLDS + 1))
+"""Folds; one alone would leave its teacher without a label."""
 
 
 def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,7 +52,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 def check(folds: object, target: object) -> tuple[int, float]:
     """Both, or a `UserError`: a form of Prefect may send anything."""
-    if not isinstance(folds, int) or folds not in (0, *range(2, MOST_FOLDS + 1)):
+    if not isinstance(folds, int) or isinstance(folds, bool) or folds not in CHOICES:
         raise UserError(f"folds: 0 for the holdout alone, or a whole number from 2 to {MOST_FOLDS}, got {folds!r}")
     if not isinstance(target, int | float) or not 0 < target < 1:
         raise UserError(f"target: a precision between 0 and 1, both excluded, such as 0.95; got {target!r}")
@@ -86,7 +88,7 @@ def start(recipe: "Recipe", wanted: tuple[int, float], where: tuple[str, Path], 
 
     quiet_console()
     with watching(Watch(listener=listener)), warnings_to(listener), place.giving(run):
-        made = audit(recipe, *wanted)
+        made = audit(*wanted, recipe)
     assert isinstance(made, Audit), "a run of this process raises what goes wrong"
     return made
 
@@ -94,13 +96,13 @@ def start(recipe: "Recipe", wanted: tuple[int, float], where: tuple[str, Path], 
 def _print(made: "Audit") -> None:
     from rich.console import Console
 
-    from ns_core.audit.page import calibration_table, classes_table, remarks, sources_table, thresholds_table, title
+    from ns_core.audit import page
 
     console = Console(file=sys.stderr, highlight=False, markup=False)
-    console.print(title(made))
-    for table in (sources_table, classes_table, thresholds_table, calibration_table):
+    console.print(page.title(made))
+    for table in (page.sources_table, page.classes_table, page.thresholds_table, page.calibration_table):
         _draw(console, table(made))
-    console.print(*remarks(made), f"Report: {made.report}", sep="\n")
+    console.print(*page.remarks(made), page.to_select_by_them(made), f"Report: {made.report}", sep="\n")
 
 
 def _draw(console: "Console", table: "Table") -> None:

@@ -14,7 +14,7 @@ from prefect.utilities.schema_tools import ValidationError, validate
 from flows.recipes.digits import digits
 
 DEPLOYMENTS = yaml.safe_load((Path(__file__).parents[1] / "deployments/prefect.yaml").read_text(encoding="utf-8"))
-CAMPAIGN, EVALUATE = "flows.noisy_student.noisy_student", "flows.evaluate.evaluate"
+CAMPAIGN, EVALUATE, AUDIT = "flows.noisy_student.noisy_student", "flows.evaluate.evaluate", "flows.audit.audit"
 ENTRYPOINTS = sorted({str(deployment["entrypoint"]) for deployment in DEPLOYMENTS["deployments"]})
 DRAWN = {"string", "integer", "number", "boolean", "array", "object"}
 """What the page has a field for; without a type it is a box of bare JSON."""

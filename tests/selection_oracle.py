@@ -37,6 +37,12 @@ class Asked(NamedTuple):
     max_confidence: float = 1.0
     pool_fraction: float = 1.0
     pool_seed: int = 0
+    by_class: tuple[float, ...] | None = None
+
+    def lowest(self, row: Row) -> np.float32:
+        """The lowest confidence of the row's class."""
+        assert row.top1 is not None
+        return np.float32(self.threshold if self.by_class is None else self.by_class[row.top1])
 
 
 def best_first(row: Row) -> tuple[float, float, str, str]:
@@ -50,7 +56,7 @@ def oracle(rows: Sequence[Row], asked: Asked) -> Result:
     """What the selection is to be."""
     result: Result = {row.key: ("corrupt", 0) for row in rows if row.confidence is None}
     read = [row for row in rows if row.confidence is not None]
-    result |= {row.key: ("below_threshold", 0) for row in read if row.confidence < np.float32(asked.threshold)}
+    result |= {row.key: ("below_threshold", 0) for row in read if row.confidence < asked.lowest(row)}
     if asked.max_confidence < 1:
         highest = np.float32(asked.max_confidence)
         result |= {row.key: ("too_confident", 0) for row in read if row.confidence >= highest}
@@ -100,7 +106,7 @@ def _top(members: list[Row], asked: Asked) -> dict[str, int]:
 def _official(members: list[Row], asked: Asked) -> dict[str, int]:
     """get_threshold and get_keep_image_idx of filter_unlabel.py, at float32, with a seeded draw."""
     edges = [np.float32(i / 100) for i in range(101)]
-    lowest = np.float32(asked.threshold)
+    lowest = asked.lowest(members[0])
     edge = lowest
     for candidate in reversed(edges):
         if candidate < lowest:

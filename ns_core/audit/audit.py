@@ -53,8 +53,8 @@ class ClassAudit(Frozen):
     pool: int
     """Images of the pool that the teacher takes for it."""
     kept: int
-    cut: float
-    """Lowest confidence that is kept."""
+    cut: float | None
+    """Lowest confidence that is kept; None where no confidence of the class is."""
     precision: Share
     """Of what is kept, the share that is of this class."""
     found: float | None
@@ -77,6 +77,8 @@ class Audit(Frozen):
     """Precision that thresholds by class are sought for."""
     threshold: float
     """`select.threshold`."""
+    target_precision: float = 0.0
+    """`select.target_precision`."""
     calibrated: bool
     """Whether it and all confidences here are those after temperature scaling."""
     temperature: float
@@ -130,6 +132,7 @@ def audited(material: Material, target: float) -> Audit:
         seed=material.seed,
         target=target,
         threshold=material.settings["threshold"],
+        target_precision=material.settings.get("target_precision", 0.0),
         calibrated=calibrated,
         temperature=material.temperature,
         pool=material.pool.images,
@@ -150,9 +153,12 @@ def audited(material: Material, target: float) -> Audit:
 
 
 def _cut(one: ClassFigures, settings: Mapping[str, Any]) -> float:
-    """What decides for a class that is full is its last image, for any other the threshold."""
-    full = one.cut is not None and one.dropped["class_full"]
-    return float(one.cut) if full and one.cut is not None else float(settings["threshold"])
+    """What decides for a class that is full is its last image, for any other the threshold, which may be its own."""
+    if one.cut is not None and one.dropped["class_full"]:
+        return float(one.cut)
+    if settings.get("target_precision"):
+        return np.inf if one.threshold is None else one.threshold
+    return float(settings["threshold"])
 
 
 def _weights(prior: NDArray[np.float64], held: HeldOut, classes: int) -> NDArray[np.float64]:
@@ -235,7 +241,7 @@ def _classes(
                 name=one.name,
                 pool=one.pool,
                 kept=one.kept,
-                cut=float(cut),
+                cut=float(cut) if np.isfinite(cut) else None,
                 precision=share,
                 found=found,
                 threshold=threshold.model_copy(update={"images": round(threshold.images * scale)}),

@@ -10,17 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
 
 from ns_core.artifacts import Frozen
 from ns_core.evaluation.figures import calibration
+from ns_core.selection.precision import LEVEL, clopper_pearson
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 Mask = NDArray[np.bool_]
 
-LEVEL = 0.95
-"""Of the intervals."""
 _COLUMNS = ("label", "top1", "confidence", "calibrated", "fold")
 HOLDOUT = -1
 """The fold of an image of the holdout, which the standing teacher itself predicted."""
@@ -73,17 +71,6 @@ class Share(Frozen):
 
 
 UNKNOWN = Share(value=None, low=0.0, high=1.0, images=0)
-
-
-def clopper_pearson(share: Floats, trials: Floats, level: float = LEVEL) -> tuple[NDArray[np.float64], ...]:
-    """(low, high) of a binomial share, exact; `trials` need not be whole, as Korn and Graubard (1998) use it with the
-    effective size of a weighted sample. Without trials: 0 and 1."""
-    share, trials = np.asarray(share, np.float64), np.asarray(trials, np.float64)
-    hits, tail = share * trials, (1 - level) / 2
-    with np.errstate(invalid="ignore"):
-        low = np.where(hits > 0, beta.ppf(tail, hits, trials - hits + 1), 0.0)
-        high = np.where(hits < trials, beta.ppf(1 - tail, hits + 1, trials - hits), 1.0)
-    return low, high
 
 
 def effective(weights: Floats) -> float:

@@ -7,8 +7,7 @@ import html
 from collections.abc import Mapping, Sequence
 
 from ns_core.audit.audit import Audit, ClassAudit
-from ns_core.audit.figures import CLASS_THRESHOLDS, LEVEL, Share
-from ns_core.audit.thresholds import RISK
+from ns_core.audit.figures import CLASS_THRESHOLDS, Share
 from ns_core.evaluation.reports.gallery import Thumbnail
 from ns_core.evaluation.reports.page import (
     Table,
@@ -20,6 +19,7 @@ from ns_core.evaluation.reports.page import (
     plain,
 )
 from ns_core.evaluation.reports.strips import confident, strips
+from ns_core.selection.precision import LEVEL, RISK
 
 ALL_CLASSES, WORST_CLASSES = 100, 20
 """Up to so many classes are all in the tables; of more the least precise ones are, and the rest in `audit.json`."""
@@ -202,15 +202,31 @@ def _of_thresholds(audit: Audit) -> list[str]:
         "of the class, all right, as the last column says; where there are fewer, label more.",
         "Estimated: the lowest confidence at which the estimate reaches the target. It is the best-looking of many, "
         "and often too low.",
+        to_select_by_them(audit),
     ]
+
+
+def to_select_by_them(audit: Audit) -> str:
+    """The settings that make a selection go by thresholds of classes."""
+    assured = sum(one.threshold.assured is not None for one in audit.classes)
+    return (
+        f"To select by a threshold for each class: select.target_precision={audit.target:g} for the estimated ones; "
+        f"with select.target_rule=assured for the assured ones, of which {assured:,} of {len(audit.classes):,} classes "
+        "have one here. filter-and-balance finds them anew, by the holdout alone and with all its images of equal "
+        "weight, so that they may differ a little; it takes none below select.threshold, and keeps nothing of a class "
+        "without one."
+    )
 
 
 def notes(audit: Audit) -> list[str]:
     """How to read it."""
     confidence = "after temperature scaling" if audit.calibrated else "the largest probability, as it is"
+    cut = f"select.threshold ({audit.threshold:g})"
+    if audit.target_precision:
+        cut = f"its own threshold (select.target_precision={audit.target_precision:g})"
     return [
-        f"Confidence: {confidence}. A class is what the teacher predicts; its cut is select.threshold "
-        f"({audit.threshold:g}), or the last image that is kept of a class that had more than enough.",
+        f"Confidence: {confidence}. A class is what the teacher predicts; its cut is {cut}, or the last image that is "
+        "kept of a class that had more than enough.",
         "Precision: of what is kept, the share whose label is right. Held-out images count by how frequent their class "
         "is in the pool, estimated by expectation-maximisation (Saerens et al. 2002) from calibrated probabilities, "
         "and each predicted class by what is kept of it. Intervals: Clopper and Pearson's with the effective number of "

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ns_core.audit.figures import HOLDOUT, Floats, HeldOut
 from ns_core.data.pseudo_labels import dense
 from ns_core.errors import StageFailed
+from ns_core.selection.class_thresholds import HOLDOUT_FILE
 
-HOLDOUT_FILE = "holdout.parquet"
 SAMPLED, SAMPLED_NUMBERS = 200_000, 20_000_000
 """Images of a pool that are looked at, and probabilities of them, at most: 20,000 images of 1,000 classes."""
 SAMPLED_FILES = 256

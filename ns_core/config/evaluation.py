@@ -130,6 +130,12 @@ class SelectConfig(StageConfig):
     one (paper, appendix A.2: 1/128 to all)."""
     pool_seed: int = science(0, ge=0, lt=2**32, title="Seed of the share", added=True)
     """Decides which images are in a share of the pool, the same in all generations; the recipe's seed is added."""
+    target_precision: float = science(0.0, ge=0, lt=1, title="Wanted precision", added=True)
+    """Gives each class a lowest confidence of its own: from which on its labels of the holdout are right this often,
+    and never below `threshold`; nothing is kept of a class for which none is found. 0: `threshold` alone, for all."""
+    target_rule: Literal["estimated", "assured"] = science("estimated", title="How it is shown", added=True)
+    """Of the wanted precision. `estimated`: the holdout's share of right labels reaches it, which is often too good to
+    be true. `assured`: the chance that it is not reached is 5 % a class; for 0.95 that takes 59 images of a class."""
     materialize: bool = science(False)
     """The selected images are written out as shards of their own, shuffled: training then reads them in sequence."""
     shard_megabytes: int = science(1024, ge=1)
@@ -143,6 +149,8 @@ class SelectConfig(StageConfig):
             raise ValueError(
                 f"max_confidence {self.max_confidence:g} leaves nothing above threshold {self.threshold:g}: raise it"
             )
+        if self.target_rule == "assured" and not self.target_precision:
+            raise ValueError("target_rule=assured says how target_precision is shown: set that too, such as 0.95")
         return self
 
 

@@ -13,7 +13,7 @@ one to go by), margin. Out: an outcome and a number of copies for each row, file
 
 A rule may have a highest confidence as well (`Rule.max_confidence`), and be asked of a share of the pool: the images
 with the smallest lots, whatever their labels (`Rule.pool_fraction`). Images outside either are as if they were not
-there, but for their reason.
+there, but for their reason. Its threshold may be another for each class (`Rule.by_class`).
 
 Both count rows by class and bin first, which says in which bin each class is cut. `top` then ranks the rows of these
 bins alone, a percent of what is kept, by numbers; content hashes are read where equal rows compete or copies are
@@ -124,7 +124,7 @@ class Selection:
         assert table.num_rows == len(flags), f"{self._files[number]} changed while it was selected from"
         unread = pc.is_valid(table["reason"]).to_numpy()
         top1, confidence, margin = (pc.fill_null(table[name], 0).to_numpy() for name in table.column_names[1:])
-        passes = confidence >= np.float32(self._rule.threshold)
+        passes = confidence >= self._rule.lowest(top1)
         beyond = confidence >= np.float32(self._rule.max_confidence)
         if self._rule.max_confidence == 1:
             beyond[:] = False
@@ -180,7 +180,7 @@ def _choose(
         counts, lost = Counts.of(np.zeros(0, np.int64), np.zeros(0, np.int64)), np.zeros(0, np.int64)
     else:
         share = sampled(rule.pool_fraction, rule.pool_seed) if rule.pool_fraction < 1 else "true"
-        passes = f"{within(rule.threshold, rule.max_confidence)} AND {share}"
+        passes = f"{within(rule.threshold, rule.max_confidence, rule.by_class)} AND {share}"
         define_views(connection, files, passes, hundredths() if rule.official else fine_bins())
         lost = _marked(flags, LOST, drop_duplicates(connection, twins), 0)
         found = connection.execute("SELECT code, count(*) AS rows FROM labels GROUP BY code").fetchnumpy()

@@ -8,7 +8,7 @@ Files, rows in the order of the dataset's index:
                         with `max_confidence` too_confident, with `pool_fraction` not_sampled.
                         An image that could not be read when it was labelled has neither class nor confidence; those
                         that prepare-dataset left out, corrupt or as leaks, come last and have a key alone
-    classes.parquet     what was made of each class (`selection.totals`)
+    classes.parquet     what was made of each class (`selection.totals`); with `target_precision` also its threshold
 
 Images are not copied: the selection is a manifest over the dataset's immutable shards. With `materialize` they are,
 and it is one over `selected/selected-000000.tar` and those after it (`selection.own_shards`).
@@ -23,7 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ns_core.config import SelectConfig
@@ -44,8 +46,8 @@ _NAMED = 10
 def run(config: SelectConfig, context: StageContext) -> dict[str, JsonValue]:
     """Inputs: `dataset`, `pseudo_labels`.
 
-    Raises `StageFailed` when the labels are not those of the pool, `UserError` when they know other classes or when
-    nothing is kept, `Stopped` after SIGTERM.
+    Raises `StageFailed` when the labels are not those of the pool, `UserError` when they know other classes, when
+    nothing is kept or the wanted precision is shown in no class, `Stopped` after SIGTERM.
     """
     totals = Totals(DatasetIndex.load(context.inputs["dataset"]).class_names, _reasons(config))
     with TemporaryDirectory(prefix="ns-select-") as scratch:
@@ -53,7 +55,8 @@ def run(config: SelectConfig, context: StageContext) -> dict[str, JsonValue]:
         phases = _Phases(context, tables.images, 3 if config.materialize else 2)
         tables.check(phases.next("checking the labels", tables.images))
         twins, limits = _twins(config, context.inputs["dataset"]), _limits(context, Path(scratch))
-        with select(tables.ruled, _rule(config), twins, limits) as selection:
+        totals.thresholds = _by_class(config, context, totals.classes)
+        with select(tables.ruled, _rule(config, totals.thresholds), twins, limits) as selection:
             if not selection.classes.kept.any():
                 raise _nothing_kept(config, tables)
             layout = None
@@ -63,7 +66,7 @@ def run(config: SelectConfig, context: StageContext) -> dict[str, JsonValue]:
             tell = phases.next("writing the selection", tables.images)
             manifest.write(tables, selection, layout, context.output, totals, tell)
             totals.check(selection.classes, tables.images)
-    _warn(totals)
+    _warn(totals, config)
     return totals.document()
 
 
@@ -80,7 +83,15 @@ class _Phases:
         return lambda done: self._context.progress(before + done * self._images // units, total, text)
 
 
-def _rule(config: SelectConfig) -> Rule:
+def _by_class(config: SelectConfig, context: StageContext, classes: int) -> NDArray[np.float32] | None:
+    if not config.target_precision:
+        return None
+    from ns_core.selection.class_thresholds import class_thresholds  # scipy.stats, which takes half a second
+
+    return class_thresholds(config, context, classes)
+
+
+def _rule(config: SelectConfig, by_class: NDArray[np.float32] | None) -> Rule:
     return Rule(
         config.threshold,
         config.per_class,
@@ -90,6 +101,7 @@ def _rule(config: SelectConfig) -> Rule:
         config.max_confidence,
         config.pool_fraction,
         config.pool_seed,
+        by_class,
     )
 
 
@@ -117,6 +129,11 @@ def _twins(config: SelectConfig, dataset: Path) -> Twins:
 
 
 def _nothing_kept(config: SelectConfig, tables: LabelTables) -> UserError:
+    if config.target_precision:
+        return UserError(
+            f"select.target_precision={config.target_precision:g} keeps none of the {tables.images} pseudo-labels: "
+            "none is as confident as the holdout's images have to be for it; lower the target or train the teacher more"
+        )
     if _reasons(config):
         return UserError(
             f"select.threshold={config.threshold}, max_confidence={config.max_confidence:g} and pool_fraction="
@@ -128,7 +145,13 @@ def _nothing_kept(config: SelectConfig, tables: LabelTables) -> UserError:
     )
 
 
-def _warn(totals: Totals) -> None:
+def _warn(totals: Totals, config: SelectConfig) -> None:
+    if config.target_precision and (not_shown := totals.not_shown()):
+        log.warning(
+            "select.target_precision=%g (%s) is shown for no confidence in %d of %d classes (%s%s), by the holdout",
+            *(config.target_precision, config.target_rule, len(not_shown), totals.classes),
+            *(", ".join(not_shown[:_NAMED]), ", ..." if len(not_shown) > _NAMED else ""),
+        )
     for happened, names in totals.unseen().items():
         if names:
             log.warning(

@@ -33,6 +33,13 @@ class Rule(NamedTuple):
     """Of all images those whose lot, the first 64 bits of sha256(f"pool:{pool_seed}:{sha256}"), is below so many parts
     of 2^64."""
     pool_seed: int = 0
+    by_class: NDArray[np.float32] | None = None
+    """float32[C], none below `threshold`: the lowest confidence of each class, infinite where nothing is to be kept of
+    it. None: `threshold` for all."""
+
+    def lowest(self, top1: NDArray[np.integer[Any]]) -> NDArray[np.float32] | np.float32:
+        """The lowest confidence of rows of these classes: of each, or one for all."""
+        return np.float32(self.threshold) if self.by_class is None else self.by_class.take(top1)
 
 
 @dataclass
@@ -86,7 +93,7 @@ def top(connection: duckdb.DuckDBPyConnection, counts: Counts, rule: Rule, marke
 
 def official(connection: duckdb.DuckDBPyConnection, counts: Counts, rule: Rule, marked: Marked) -> Plan:
     """Of each class the bins of 0.01, from the top, that hold `per_class` images, or all down to the threshold."""
-    taken, edge = counts.eligible, np.full(counts.classes, np.float32(rule.threshold))
+    taken, edge = counts.eligible, np.full(counts.classes, rule.lowest(np.arange(counts.classes)))
     place, before = reached(counts.top1, counts.rows, np.full(counts.classes, rule.per_class))
     cut = counts.top1[place]
     taken[cut] = before + counts.rows[place]
@@ -112,7 +119,7 @@ def _short(images: Integers, rule: Rule) -> tuple[Plan, Integers]:
     whole, odd = np.divmod(rule.per_class, np.maximum(images, 1))
     capped = (whole >= rule.max_copies) | (images == 0)
     whole, odd = np.minimum(whole, rule.max_copies), np.where(capped, 0, odd)
-    threshold = np.full(len(images), np.float32(rule.threshold))
+    threshold = np.full(len(images), rule.lowest(np.arange(len(images))))
     # No margin is negative: at the threshold all are beyond this one.
     no_margin = np.full(len(images), np.float32(-1))
     return Plan(threshold, no_margin, whole, np.zeros_like(whole), images.copy(), whole * images + odd), odd

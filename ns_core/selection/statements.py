@@ -67,9 +67,13 @@ def row_counts(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> 
     return [rows[str(file)] for file in files]
 
 
-def within(threshold: float, max_confidence: float) -> str:
-    """SQL: the confidence passes the threshold and is below the highest, of which 1 is none."""
+def within(threshold: float, max_confidence: float, by_class: NDArray[np.float32] | None = None) -> str:
+    """SQL: the confidence passes the threshold, and that of its class where `by_class` [C] has them, and is below the
+    highest, of which 1 is none."""
     above = f"confidence >= {float32(threshold)}"
+    if by_class is not None:
+        listed_values = ", ".join(repr(float(one)) for one in by_class)
+        above += f" AND confidence >= ('[{listed_values}]'::FLOAT[])[top1 + 1]"
     return above if max_confidence == 1 else f"{above} AND confidence < {float32(max_confidence)}"
 
 

@@ -40,6 +40,8 @@ class Totals:
     def __init__(self, class_names: Sequence[str], reasons: Sequence[int] = ()) -> None:
         """`reasons`: outcomes that the rule knows beside those of every rule."""
         self._names, self.classes = class_names, len(class_names)
+        self.thresholds: NDArray[np.float32] | None = None
+        """By class, where each has its own (`selection.class_thresholds`)."""
         self._judged = (*_JUDGED, *reasons)
         self._counts = np.zeros((len(REASONS), len(class_names)), np.int64)
         """By outcome and class; of unreadable images nothing, which have no class."""
@@ -99,16 +101,24 @@ class Totals:
             "everything was dropped that is taken for": names[predicted & ~kept].tolist(),
         }
 
+    def not_shown(self) -> list[str]:
+        """The names of the classes in which no confidence has the wanted precision."""
+        thresholds = np.zeros(self.classes) if self.thresholds is None else self.thresholds
+        return [name for name, lowest in zip(self._names, thresholds, strict=True) if np.isinf(lowest)]
+
     def table(self) -> pa.Table:
         """`classes.parquet`: a row a class, by class index.
 
         `pool`: images taken for the class, `eligible`: those at or above the threshold, duplicates apart; `kept`, the
         `rows` that the student sees of them, and what was dropped, by reason; the lowest and the mean confidence
-        that was kept, null where nothing was.
+        that was kept, null where nothing was. Where each class has its own, the `threshold`, null where there is none.
         """
         kept = self._counts[KEPT]
         none = kept == 0
         mean = self._sums / _UNIT / np.maximum(kept, 1)
+        own = {}
+        if self.thresholds is not None:
+            own["threshold"] = pa.array(self.thresholds, pa.float32(), mask=np.isinf(self.thresholds))
         return pa.table(
             {
                 "label": pa.array(np.arange(len(kept)), pa.int32()),
@@ -120,6 +130,7 @@ class Totals:
                 **{REASONS[code]: self._counts[code] for code in self._judged},
                 "cut_confidence": pa.array(self._cut, pa.float32(), mask=none),
                 "mean_confidence": pa.array(mean, pa.float64(), mask=none),
+                **own,
             }
         )
 
@@ -145,6 +156,8 @@ class Totals:
             "histogram": [*self._histogram.tolist()],
             "worst_classes": self._worst(),
         }
+        if self.thresholds is not None:
+            document["classes_without_threshold"] = len(self.not_shown())
         return document | (self._lists() if len(self._names) <= LISTED_CLASSES else {})
 
     @property
@@ -152,7 +165,10 @@ class Totals:
         return np.asarray(self._counts[KEPT] + self._counts[CLASS_FULL], np.int64)
 
     def _lists(self) -> dict[str, JsonValue]:
-        return {
+        own: dict[str, JsonValue] = {}
+        if self.thresholds is not None:
+            own["threshold_per_class"] = [None if np.isinf(one) else float(one) for one in self.thresholds]
+        return own | {
             "kept_per_class": self._counts[KEPT].tolist(),
             "rows_per_class": self._rows.tolist(),
             "eligible_per_class": self._eligible.tolist(),

@@ -44,7 +44,7 @@ def audited(folder: Path, name: str, folds: int) -> Audit:
 
     run = place.make(RECIPE, name, open_storage(str(folder / "store")), folder / "home")
     with watching(Watch()), place.giving(run):
-        made = audit(RECIPE, folds, 0.9)
+        made = audit(folds, 0.9, RECIPE)
     assert isinstance(made, Audit)
     return made
 
@@ -96,7 +96,13 @@ def test_folds_are_held_out_of_teachers_of_their_own_and_a_run_finds_the_rest_ma
 
 @pytest.mark.parametrize(
     ("folds", "target", "words"),
-    [(1, 0.9, "a whole number from 2 to 20"), (21, 0.9, "2 to 20"), ("4", 0.9, "got '4'"), (4, 1, "a precision")],
+    [
+        (1, 0.9, "a whole number from 2 to 20"),
+        (False, 0.9, "got False"),
+        (21, 0.9, "2 to 20"),
+        ("4", 0.9, "got '4'"),
+        (4, 1, "a precision"),
+    ],
 )
 def test_what_the_form_did_not_check_is_one_line(folds: object, target: object, words: str) -> None:
     with pytest.raises(UserError, match=words):

@@ -33,7 +33,7 @@ from tests.flows.command import Command, Outcome
 
 ROOT = Path(__file__).parents[2]
 PREFECT = str(Path(sys.executable).with_name("prefect"))
-ALL = ("noisy-student/campaign", "generation/next", "evaluate/checkpoint")
+ALL = ("noisy-student/campaign", "generation/next", "evaluate/checkpoint", "ablation/study", "audit/labels")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 SMOKE = digits_smoke().model_dump(mode="json")
 NOWHERE = {"source": "folder", "labeled": "/nowhere", "unlabeled": "/nowhere"}
@@ -53,10 +53,10 @@ class Deployed:
         found: dict[str, Any] = self.api.get(f"/deployments/name/{name}").raise_for_status().json()
         return found
 
-    def submit(self, recipe: dict[str, Any]) -> httpx.Response:
+    def submit(self, recipe: dict[str, Any], name: str = "noisy-student/campaign", **more: Any) -> httpx.Response:
         """What the form's button sends."""
-        body = {"parameters": {"recipe": recipe}, "state": {"type": "SCHEDULED"}}
-        return self.api.post(f"/deployments/{self.deployment()['id']}/create_flow_run", json=body)
+        body = {"parameters": {"recipe": recipe, **more}, "state": {"type": "SCHEDULED"}}
+        return self.api.post(f"/deployments/{self.deployment(name)['id']}/create_flow_run", json=body)
 
     def run(self, recipe: dict[str, Any]) -> dict[str, Any]:
         """A run that has ended, as the server has it."""
@@ -249,6 +249,20 @@ class TestDeployed:
 
         assert run["state"]["type"] == "COMPLETED", run["state"]["message"]
         assert [stage["state"] for stage in deployed.stages(run)] == ["cached"] * 8
+
+    def test_an_audit_runs_from_its_form_and_leaves_its_document(self, deployed: Deployed) -> None:
+        refused = deployed.submit(SMOKE, "audit/labels", folds=1)
+        assert refused.status_code == 409
+        assert "1 is not one of [0, 2," in refused.text
+        reply = deployed.submit(SMOKE, "audit/labels", folds=0, target=0.9)
+        assert reply.status_code == 201, reply.text
+        run = deployed.ended(reply.json()["id"])
+
+        assert run["state"]["type"] == "COMPLETED", run["state"]["message"]
+        assert "of their labels are right" in run["state"]["message"]
+        assert re.fullmatch(r"digits_smoke-audit-\d{8}-\d{6}-[0-9a-f]{4}", run["name"])
+        document = deployed.command.home / "store" / "audits" / run["name"] / "audit.json"
+        assert json.loads(document.read_text(encoding="utf-8"))["target"] == 0.9
 
     @pytest.mark.parametrize(
         ("section", "wrong"), [("select", {"threshold": 1.5}), ("student", {"ratoi": 3}), ("data", {"source": "disc"})]

@@ -8,7 +8,7 @@ from flows.form import name_of, parsed
 from flows.recipes.digits import digits
 from ns_core.config import EvaluateConfig, OfficialSets, Recipe
 from ns_core.errors import UserError
-from tests.forms import CAMPAIGN, ENTRYPOINTS, EVALUATE, Document, flow_at, recipe, refusal
+from tests.forms import AUDIT, CAMPAIGN, ENTRYPOINTS, EVALUATE, Document, flow_at, recipe, refusal
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,23 @@ def test_an_evaluation_without_a_checkpoint_is_refused_before_a_run_exists() -> 
     assert "recipe" in refusal(CAMPAIGN, {"recipe": "digits"})
 
 
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        ({"folds": 1}, "1 is not one of [0, 2, 3,"),
+        ({"folds": 21}, "21 is not one of"),
+        ({"folds": 2.5}, "2.5 is not"),
+        ({"target": 0}, "0 is less than or equal to the minimum of 0"),
+        ({"target": 1}, "1 is greater than or equal to the maximum of 1"),
+        ({"target": "0.9"}, "'0.9' is not of type 'number'"),
+        ({"recipe": recipe(select={"target_precision": 1})}, "1 is greater than or equal to the maximum of 1"),
+    ],
+)
+def test_an_audit_of_no_sense_is_refused_before_a_run_exists(sent: Document, reason: str) -> None:
+    assert reason in refusal(AUDIT, sent)
+    assert refusal(AUDIT, {"folds": 0, "target": 0.9, "recipe": recipe()}) == refusal(AUDIT, {}) == ""
+
+
 def test_a_field_that_was_cleared_has_the_value_that_its_description_names() -> None:
     cleared = recipe()
     del cleared["teacher"]["lr"], cleared["generations"]
@@ -63,6 +80,7 @@ CONTRADICTIONS = [
     (CAMPAIGN, {"recipe": recipe(finetune={"image_size": 8})}, "finetune.image_size 8 is below student.image_size 32"),
     (CAMPAIGN, {"recipe": recipe(selector="resnet18")}, "selector 'resnet18' selects once for all generations"),
     (CAMPAIGN, {"recipe": recipe(teacher={"accumulation": 3})}, "teacher: batch_size 50 cannot be divided into 3"),
+    (AUDIT, {"recipe": recipe(select={"target_rule": "assured"})}, "select: target_rule=assured says how"),
     (EVALUATE, {"checkpoint": "latest", "config": {"pgd_eps": [0.00001]}}, "pgd_eps: 1e-05 is neither 0 nor at least"),
 ]
 

@@ -22,8 +22,9 @@ from tests.golden.regenerate import SMALL, current, recorded
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 INPUTS = {"dataset": "a" * 64, "teacher": "b" * 64}
-RECIPE = SMALL.override(["finetune.augmentation.min_area=0.5", "select.threshold=0.3"])
-"""Cropping on, since where it is off max_area can have but one value; a threshold below half of max_confidence."""
+RECIPE = SMALL.override(["finetune.augmentation.min_area=0.5", "select.threshold=0.3", "select.target_precision=0.5"])
+"""Cropping on, since where it is off max_area can have but one value; a threshold below half of max_confidence; a
+wanted precision, which can be shown one way or the other."""
 STAGES: list[StageConfig] = [
     section for name in Recipe.model_fields if isinstance(section := getattr(RECIPE, name), StageConfig)
 ]

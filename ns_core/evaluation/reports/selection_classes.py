@@ -30,6 +30,8 @@ class ClassFigures:
     """The lowest confidence that was kept; None where nothing was."""
     mean: float | None
     """Of the confidences that were kept."""
+    threshold: float | None = None
+    """Where each class has its own: the lowest confidence that is kept; None where there is none, or one for all."""
 
     @property
     def factor(self) -> float | None:
@@ -49,6 +51,7 @@ def read_classes(file: BinaryIO) -> list[ClassFigures]:
             dropped={reason: row[reason] for reason in JUDGED},
             cut=row["cut_confidence"],
             mean=row["mean_confidence"],
+            threshold=row.get("threshold"),
         )
         for row in pq.read_table(file).to_pylist()
     ]

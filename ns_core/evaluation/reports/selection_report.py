@@ -119,8 +119,9 @@ def _remarks(selected: Selected) -> list[str]:
 
 def _outcomes(selected: Selected) -> Table:
     settings, result = selected.settings, selected.result
+    one_for_all = f"less confident than the threshold of {settings['threshold']:g}"
     meaning = {
-        "below_threshold": f"less confident than the threshold of {settings['threshold']:g}",
+        "below_threshold": "less confident than its class's threshold" if _target(selected) else one_for_all,
         "class_full": f"its class had enough surer images, {settings['per_class']:,} being wanted",
         "duplicate": "an image that counts as the same is surer",
         "corrupt": "it could not be read",
@@ -140,6 +141,11 @@ def _outcomes(selected: Selected) -> Table:
         rows.append((f"dropped: {words(reason)}", because, f"{images:,}", share(images, everything)))
     rows.append(("all", "", f"{everything:,}", share(everything, everything)))
     return Table(2, ("outcome", "because", "images", "share"), rows)
+
+
+def _target(selected: Selected) -> float:
+    """The precision that each class has its own threshold for; 0: one threshold for all."""
+    return float(selected.settings.get("target_precision", 0.0))
 
 
 def _worst(selected: Selected) -> list[str]:
@@ -172,12 +178,24 @@ def _classes(selected: Selected) -> Table:
             *(f"{count:,}" for count in (one.pool, one.kept, one.rows)),
             "-" if one.factor is None else f"{one.factor:.2f}",
             *(f"{one.dropped[reason]:,}" for reason in JUDGED),
+            *([confident(one.threshold)] if _target(selected) else []),
             confident(one.cut),
             confident(one.mean),
         )
         for one in (order if len(order) <= ALL_CLASSES else order[:WORST_CLASSES])
     ]
-    heads = ("class", "in the pool", "kept", "rows", "duplication", *map(words, JUDGED), "lowest kept", "mean kept")
+    own = ["threshold"] if _target(selected) else []
+    heads = (
+        "class",
+        "in the pool",
+        "kept",
+        "rows",
+        "duplication",
+        *map(words, JUDGED),
+        *own,
+        "lowest kept",
+        "mean kept",
+    )
     return Table(1, heads, rows)
 
 
@@ -212,9 +230,27 @@ def _notes(selected: Selected) -> list[str]:
         f"Confidence is the teacher's, {which}; a class is what the teacher predicts.",
         f"Settings: threshold {settings['threshold']:g}, {settings['per_class']:,} images a class, repeated at most "
         f"{settings['max_copies']:,} times where there are fewer.",
+        *_of_thresholds(selected),
         "Effective number of unique images: (sum of copies)² / (sum of squared copies), Kish's effective sample size: "
         "so many images, all seen equally often, weigh as evenly as these do.",
         "Corrupt images and leaks that prepare-dataset kept out of the pool are counted among all images.",
         "Examples: of the kept images the surest and the least sure; of the dropped ones the surest for each reason, "
         "those nearest to being kept.",
+    ]
+
+
+def _of_thresholds(selected: Selected) -> list[str]:
+    if not (target := _target(selected)):
+        return []
+    rule = selected.settings.get("target_rule", "estimated")
+    shown = (
+        "the share of right labels reaches it, which is often too good to be true"
+        if rule == "estimated"
+        else "the chance that a class does not reach it is 5 % at most"
+    )
+    without = selected.result["classes_without_threshold"]
+    none = f" Of {without:,} classes that show it nowhere nothing is kept." if without else ""
+    return [
+        f"Threshold: for a precision of {100 * target:g} % in each class, {rule} on the holdout ({shown}), and no "
+        f"lower than {selected.settings['threshold']:g}.{none}"
     ]

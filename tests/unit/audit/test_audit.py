@@ -1,5 +1,6 @@
 """The whole document and its page, from a teacher whose truth is known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,25 @@ def test_images_that_are_too_sure_for_a_band_tell_nothing_of_it() -> None:
     inside = (held.confidence >= cuts[held.top1]) & (held.confidence < 0.9)
     assert banded.precision.images == inside.sum() > 0
     assert audited(given, 0.9).precision.images > 2 * inside.sum()
+
+
+def test_a_selection_by_thresholds_of_classes_is_audited_at_those() -> None:
+    given, _ = material(8, threshold=0.5)
+    short = {**given.selected[0].dropped, "class_full": 0}
+    selected = [
+        replace(given.selected[0], threshold=0.8, dropped=short),
+        given.selected[1],
+        replace(given.selected[2], kept=0, rows=0, cut=None, mean=None),
+    ]
+    settings = {**given.settings, "target_precision": 0.9}
+    found = audited(replace(given, selected=selected, settings=settings), 0.9)
+    held = joined([given.holdout, *given.folds])
+    assert [one.cut for one in found.classes] == [0.8, given.selected[1].cut, None]
+    assert found.classes[0].precision.images == ((held.top1 == 0) & (held.confidence >= 0.8)).sum()
+    assert Audit.model_validate_json(found.model_dump_json()) == found
+    text = render_markdown(found)
+    assert "its own threshold (select.target_precision=0.9)" in text.replace("\\", "")
+    assert "select.threshold (0.5)" not in text
 
 
 def test_classes_of_which_nothing_was_held_out_are_named_and_an_empty_class_has_no_figures() -> None:

@@ -9,12 +9,12 @@ from ns_core.audit.figures import (
     HeldOut,
     at_cut,
     calibrated,
-    clopper_pearson,
     curve,
     effective,
     joined,
     share,
 )
+from ns_core.selection.precision import clopper_pearson
 
 CLASSES = 4
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ns_core.audit.figures import HOLDOUT, HeldOut
-from ns_core.audit.thresholds import RISK, by_class, needed_images
+from ns_core.audit.thresholds import by_class
+from ns_core.selection.precision import RISK, needed_images
 
 
 def held(confidence: np.ndarray, right: np.ndarray) -> HeldOut:

@@ -75,7 +75,9 @@ def chosen(files: list[list[Row]], asked: Asked) -> tuple[Result, Classes]:
         group = pa.array(asked.twins.values(), pa.int64())
         pq.write_table(pa.table({"key": pa.array(asked.twins, pa.string()), "group": group}), folder / "twins.parquet")
         result: Result = {}
-        with select(paths, Rule(*asked[:5], *asked[7:]), twins, Limits(1 << 28, 2, folder)) as selection:
+        by_class = None if asked.by_class is None else np.array(asked.by_class, np.float32)
+        rule = Rule(*asked[:5], *asked[7:10], by_class)
+        with select(paths, rule, twins, Limits(1 << 28, 2, folder)) as selection:
             for number, rows in enumerate(files):
                 outcome, copies = selection.of(number)
                 assert (outcome.dtype, copies.dtype) == (np.int8, np.int32)
@@ -120,9 +122,11 @@ def pools(draw: st.DrawFn) -> list[Row]:
 def questions(draw: st.DrawFn, rows: list[Row]) -> Asked:
     """A rule, with groups of twins among the rows."""
     keys = [row.key for row in rows]
+    threshold = draw(st.sampled_from([0.0, 0.25, 0.3, 0.305, 0.7, 1.0]))
+    own = st.sampled_from([threshold, *(one for one in (0.3, 0.31, 0.7) if one > threshold), np.inf])
     twins = draw(st.dictionaries(st.sampled_from(keys), st.integers(0, 4), max_size=15)) if keys else {}
     return Asked(
-        draw(st.sampled_from([0.0, 0.25, 0.3, 0.305, 0.7, 1.0])),
+        threshold,
         draw(st.integers(1, 14)),
         draw(st.integers(1, 6)),
         draw(st.integers(0, 2**32 - 1)),
@@ -132,6 +136,7 @@ def questions(draw: st.DrawFn, rows: list[Row]) -> Asked:
         draw(st.sampled_from([1.0, 1.0, 0.3, 0.31, 0.7])),
         draw(st.sampled_from([1.0, 1.0, 0.9, 0.5, 1e-9])),
         draw(st.integers(0, 9)),
+        draw(st.none() | st.tuples(*[own] * 6)),
     )
 
 
@@ -184,6 +189,18 @@ def test_the_threshold_is_inclusive_at_the_precision_of_the_table() -> None:
             outcomes = [result[row.key][0] for row in rows]
             assert outcomes[0] == "below_threshold"
             assert "below_threshold" not in outcomes[1:]
+
+
+def test_each_class_is_cut_at_a_threshold_of_its_own_and_one_without_loses_all() -> None:
+    rows = [image(10 * label + number, label, (number + 1) / 10) for label in range(3) for number in range(9)]
+    for official in (False, True):
+        asked = Asked(0.1, 99, 1, 0, official, by_class=(0.3, 0.75, np.inf))
+        result, classes = chosen([rows[:5], rows[5:]], asked)
+        kept = [round(float(row.confidence), 1) for row in rows if row.confidence and result[row.key][1]]
+        assert kept == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.8, 0.9]
+        assert {outcome for outcome, times in result.values() if not times} == {"below_threshold"}
+        assert classes.kept.tolist() == [7, 2, 0]
+        assert classes.below_threshold.tolist() == [2, 7, 9]
 
 
 def test_equal_rows_of_a_saturated_teacher_are_cut_exactly_by_content_hash() -> None:

@@ -84,6 +84,21 @@ def test_a_band_and_a_share_of_the_pool_are_told_with_what_they_left_out(selecte
         assert sum(counts[:-1]) == counts[-1]
 
 
+def test_thresholds_of_classes_are_told_and_those_without_one(selected: Selected) -> None:
+    own = [replace(one, threshold=None if one.name == "hen" else 0.6 + one.label / 100) for one in selected.classes]
+    settings = {**SETTINGS, "target_precision": 0.95, "target_rule": "assured"}
+    asked = replace(
+        selected, settings=settings, classes=own, result={**selected.result, "classes_without_threshold": 1}
+    )
+    for rows in both(asked):
+        assert table(rows, "outcome")[1][1] == "less confident than its class's threshold"
+        assert {row[0]: row[-3] for row in table(rows, "class")} == {one.name: confident(one.threshold) for one in own}
+    text = render_markdown(asked)
+    assert "for a precision of 95 % in each class, assured on the holdout" in text
+    assert "Of 1 classes that show it nowhere nothing is kept" in text
+    assert "in each class" not in render_markdown(selected)
+
+
 def test_every_class_has_a_row_with_its_figures_the_worst_first(selected: Selected) -> None:
     one = next(one for one in selected.classes if one.name == "gnu")
     dropped = [str(one.dropped[reason]) for reason in JUDGED]

@@ -8,6 +8,7 @@ Under torchrun, on one machine or several, as many of these run one stage togeth
 torchrun sets. Rank 0 speaks and commits; the others warn, and write what a stage leaves where it is thrown away.
 """
 
+import gc
 import importlib
 import json
 import logging
@@ -108,7 +109,7 @@ def run(spec: WorkerSpec, stopping: Callable[[], bool]) -> artifacts.Record | No
         output = in_store or Path(scratch) / "output"
         context = _context(spec, storage, Path(scratch), output)
         context.stopping = stopping
-        stage: StageFunction = importlib.import_module(module).run
+        stage = _stage_of(module)
         output.mkdir(parents=True)
         try:
             result = stage(config, context)
@@ -131,6 +132,21 @@ def run(spec: WorkerSpec, stopping: Callable[[], bool]) -> artifacts.Record | No
         record = artifacts.commit(storage, artifacts.timed_record(document, started), output, stored)
     context.resume.clear()
     return record
+
+
+def _stage_of(module: str) -> StageFunction:
+    """Its function `run`.
+
+    What is imported stays to the end and holds no garbage: searched for it, while torch and timm load and when the
+    process ends, a worker took a third more CPU time beside its work, 2 of 6 s.
+    """
+    gc.disable()
+    try:
+        stage: StageFunction = importlib.import_module(module).run
+    finally:
+        gc.freeze()
+        gc.enable()
+    return stage
 
 
 def _document(spec: WorkerSpec, config: StageConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from ns_core.config import DataConfig
 from tests.factories import settled, stage_context
+from tests.prefect_server import prefect_server
 
 
 def pytest_configure() -> None:
@@ -27,6 +28,13 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real Prefect server's API, with a database of the session."""
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as api:
+        yield api
 
 
 @pytest.fixture(scope="session")

@@ -47,10 +47,11 @@ class Outcome:
 
 
 class Command:
-    """`noisy-student` with state and store below one folder."""
+    """`noisy-student` with state and store below one folder. `prefect`: the API of a server that its runs use, instead
+    of temporary ones of their own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, prefect: str = "") -> None:
+        self.folder, self.prefect = folder, prefect
         self.home = folder / "home"
         self.connections = folder / "connections.txt"
         (folder / "watch").mkdir(parents=True, exist_ok=True)
@@ -66,6 +67,7 @@ class Command:
             "NS_TEST_CONNECTIONS": str(self.connections),
             "NS_CACHE": str(self.folder / "cache"),
             "PYTHONPATH": str(self.folder / "watch"),
+            **({"PREFECT_API_URL": self.prefect} if self.prefect else {}),
         }
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":

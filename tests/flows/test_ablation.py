@@ -1,7 +1,6 @@
 """An ablation: real campaigns of its arms, one that fails for real, and the same again from the store."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ns_core.errors import UserError
 from ns_core.evaluation.reports.ablation import Ablation
 from ns_core.storage import open_storage
 from tests.flows.command import Command
+from tests.prefect_server import flows_on
 
 SETTINGS = (
     "compute.retries=0",
@@ -43,19 +43,11 @@ STUDY = Study(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Iterator[Path]:
     """Of a store and a home, with a Prefect server for this process."""
     made = tmp_path_factory.mktemp("ablation")
-    with patch.dict(os.environ):
-        from flows import environment
-
-        environment.prepare(made / "home")
-        from prefect.logging.configuration import setup_logging
-        from prefect.testing.utilities import prefect_test_harness
-
-        setup_logging()
-        with prefect_test_harness(server_startup_timeout=180):
-            yield made
+    with flows_on(prefect_api, made / "home"):
+        yield made
 
 
 def compared(folder: Path, recipe: Recipe, name: str, seeds: int) -> Ablation:

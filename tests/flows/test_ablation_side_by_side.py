@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 
 from ns_core.evaluation.reports.ablation import Ablation
+from tests.prefect_server import flows_on
 
 RECORDER = """
 import json, os, sys
@@ -139,18 +139,10 @@ def until(met: Callable[[], Any], what: str, seconds: float = 120.0) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Prefect server of this module's processes."""
-    with patch.dict(os.environ):
-        from flows import environment
-
-        environment.prepare(tmp_path_factory.mktemp("prefect"))
-        from prefect.settings import get_current_settings
-        from prefect.testing.utilities import prefect_test_harness
-
-        with prefect_test_harness(server_startup_timeout=180):
-            os.environ["PREFECT_API_URL"] = str(get_current_settings().api.url)
-            yield
+def server(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Iterator[None]:
+    """Of this module's processes."""
+    with flows_on(prefect_api, tmp_path_factory.mktemp("prefect")):
+        yield
 
 
 @pytest.mark.slow

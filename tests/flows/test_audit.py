@@ -3,10 +3,8 @@
 import argparse
 import inspect
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
@@ -16,6 +14,7 @@ from flows.recipes.digits import digits_smoke
 from ns_core.audit.audit import Audit
 from ns_core.errors import UserError
 from ns_core.storage import open_storage
+from tests.prefect_server import flows_on
 
 RECIPE = digits_smoke().override(
     ["compute.retries=0", "teacher.steps=80", "data.labels_per_class=10", "select.threshold=0.3"]
@@ -23,19 +22,11 @@ RECIPE = digits_smoke().override(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Iterator[Path]:
     """Of a store and a home, with a Prefect server for this process."""
     made = tmp_path_factory.mktemp("audit")
-    with patch.dict(os.environ):
-        from flows import environment
-
-        environment.prepare(made / "home")
-        from prefect.logging.configuration import setup_logging
-        from prefect.testing.utilities import prefect_test_harness
-
-        setup_logging()
-        with prefect_test_harness(server_startup_timeout=180):
-            yield made
+    with flows_on(prefect_api, made / "home"):
+        yield made
 
 
 def audited(folder: Path, name: str, folds: int) -> Audit:

@@ -29,13 +29,14 @@ from flows import automations, deploy, environment, place
 from flows.attended import RESUMED, resumes
 from flows.recipes.digits import digits, digits_smoke
 from ns_core.errors import UserError
+from tests.campaigns import SMALLEST
 from tests.flows.command import Command, Outcome
 
 ROOT = Path(__file__).parents[2]
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 ALL = ("noisy-student/campaign", "generation/next", "evaluate/checkpoint", "ablation/study", "audit/labels")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-SMOKE = digits_smoke().model_dump(mode="json")
+SMOKE = digits_smoke().override(list(SMALLEST)).model_dump(mode="json")
 NOWHERE = {"source": "folder", "labeled": "/nowhere", "unlabeled": "/nowhere"}
 
 

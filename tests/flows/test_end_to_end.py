@@ -1,12 +1,11 @@
 """The real thing through the command line: all stages, real worker processes, real Prefect and MLflow.
 
-One store serves the whole module, tests in order: a run, the same from the cache, one field changed, the
-store moved, an artifact damaged, the process tree killed.
+One store serves the whole module, tests in order: a run, the same from the cache, artifacts damaged and the store
+moved, one field changed, the process tree killed.
 """
 
 import json
 import os
-import shutil
 import signal
 import sqlite3
 from pathlib import Path
@@ -40,6 +39,12 @@ AFTER_THE_STUDENT = {
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
     return Command(tmp_path_factory.mktemp("end-to-end"))
+
+
+@pytest.fixture(scope="module")
+def served(command: Command, prefect_api: str) -> Command:
+    """On a server that runs already, for what a temporary one adds nothing to."""
+    return Command(command.folder, prefect_api)
 
 
 @pytest.fixture(scope="module")
@@ -123,16 +128,38 @@ def test_nothing_left_the_machine(command: Command) -> None:
     assert seen == ""
 
 
-def test_one_field_of_the_student_recomputes_the_student_and_what_follows(command: Command, store: Path) -> None:
-    outcome = command(*RECIPE, "--store", str(store), "--set", "student.label_smoothing=0.05")
+def test_harmed_artifacts_are_computed_again_and_another_place_and_other_resources_recompute_nothing(
+    served: Command, store: Path
+) -> None:
+    """A byte of the teacher's weights is wrong, and the student's are gone."""
+    moved = store.rename(store.with_name("moved"))
+    harmed = [("train-teacher", 0), ("finetune-at-test-resolution", 1)]
+    weights = [file for stage, _ in harmed for file in moved.glob(f"{stage}/*/attempt-*/model.safetensors")]
+    teacher, student = (file.read_bytes() for file in weights)
+    weights[0].write_bytes(teacher[:-1] + bytes([teacher[-1] ^ 1]))
+    weights[1].unlink()
+    resources = ("compute.loader_workers=3", "compute.retries=0", "infer.batch_size=64")
+    settings = [part for resource in resources for part in ("--set", resource)]
+    outcome = served(*RECIPE, "--store", str(moved), *settings)
+    moved.rename(store)
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.states == {place: "computed" if place in harmed else "cached" for place in STAGES}
+    assert outcome.stderr.count("set aside") >= 2
+    again = [file for stage, _ in harmed for file in store.glob(f"{stage}/*/attempt-*/model.safetensors")]
+    attempts = {file.parent.name for file in weights}
+    assert [file.read_bytes() for file in again if file.parent.name not in attempts] == [teacher, student], "same bits"
+
+
+def test_one_field_of_the_student_recomputes_the_student_and_what_follows(served: Command, store: Path) -> None:
+    outcome = served(*RECIPE, "--store", str(store), "--set", "student.label_smoothing=0.05")
     assert outcome.status == 0, outcome.stderr
     expected = {place: "computed" if place in AFTER_THE_STUDENT else "cached" for place in STAGES}
     assert outcome.states == expected
 
 
-def test_auto_goes_on_until_the_gate_promotes_no_student_which_is_a_success(command: Command, store: Path) -> None:
+def test_auto_goes_on_until_the_gate_promotes_no_student_which_is_a_success(served: Command, store: Path) -> None:
     settings = ("--set", "generations=auto", "--set", "evaluate.min_gain=1", "--set", "evaluate.stop_p_value=1e-300")
-    outcome = command(*RECIPE, "--store", str(store), *settings)
+    outcome = served(*RECIPE, "--store", str(store), *settings)
     assert outcome.status == 0, outcome.stderr
     (generation,) = outcome.document["generations"]
     assert generation["gate"]["verdict"] == "keep-teacher"
@@ -142,10 +169,10 @@ def test_auto_goes_on_until_the_gate_promotes_no_student_which_is_a_success(comm
     assert trained == {"cached"}
 
 
-def test_only_a_student_that_starts_from_its_teacher_has_it_as_an_input(command: Command, store: Path) -> None:
+def test_only_a_student_that_starts_from_its_teacher_has_it_as_an_input(served: Command, store: Path) -> None:
     model = "ns_efficientnet_xs"
     settings = (f'student_models=["{model}"]', f"teacher.model={model}", "student.start=teacher")
-    outcome = command(*RECIPE, "--store", str(store), *(part for one in settings for part in ("--set", one)))
+    outcome = served(*RECIPE, "--store", str(store), *(part for one in settings for part in ("--set", one)))
     assert outcome.status == 0, outcome.stderr
     assert outcome.states == {place: "computed" if place in AFTER_THE_STUDENT else "cached" for place in STAGES}
     stages = {stage["stage"]: stage for stage in outcome.document["stages"]}
@@ -157,37 +184,8 @@ def test_only_a_student_that_starts_from_its_teacher_has_it_as_an_input(command:
     assert all(set(others) == {"dataset", "selection"} for others in inputs.values())
 
 
-def test_another_place_and_other_resources_recompute_nothing(command: Command, store: Path) -> None:
-    moved = store.rename(store.with_name("moved"))
-    resources = ("compute.loader_workers=3", "compute.retries=0", "infer.batch_size=64")
-    settings = [part for resource in resources for part in ("--set", resource)]
-    outcome = command(*RECIPE, "--store", str(moved), *settings)
-    moved.rename(store)
-    assert outcome.status == 0, outcome.stderr
-    assert outcome.states == dict.fromkeys(STAGES, "cached")
-
-
-@pytest.mark.parametrize("harm", ["deleted", "damaged"])
-def test_a_harmed_artifact_is_computed_again_and_said_so(command: Command, store: Path, harm: str) -> None:
-    (weights,) = store.glob("train-teacher/*/attempt-*/model.safetensors")
-    before = weights.read_bytes()
-    if harm == "deleted":
-        weights.unlink()
-    else:
-        weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-    outcome = command(*RECIPE, "--store", str(store))
-    assert outcome.status == 0, outcome.stderr
-    expected = {place: "computed" if place == ("train-teacher", 0) else "cached" for place in STAGES}
-    assert outcome.states == expected
-    assert "set aside" in outcome.stderr
-    good = [json.loads(path.read_text()) for path in store.glob("train-teacher/*/.artifact.json")]
-    (after,) = (store / "train-teacher").glob(f"*/attempt-{good[0]['attempt']}/model.safetensors")
-    assert after.read_bytes() == before, "the same bits again"
-    shutil.rmtree(weights.parent)
-
-
-def test_a_threshold_that_keeps_nothing_is_one_line(command: Command, store: Path) -> None:
-    outcome = command(*RECIPE, "--store", str(store), "--set", "select.threshold=1.0")
+def test_a_threshold_that_keeps_nothing_is_one_line(served: Command, store: Path) -> None:
+    outcome = served(*RECIPE, "--store", str(store), "--set", "select.threshold=1.0")
     assert outcome.status == 2, outcome.stderr
     assert outcome.stdout == ""
     last = outcome.stderr.strip().splitlines()[-1]
@@ -196,7 +194,7 @@ def test_a_threshold_that_keeps_nothing_is_one_line(command: Command, store: Pat
     assert "Traceback" not in outcome.stderr
 
 
-def test_a_truncated_image_is_named_in_one_line(command: Command, store: Path, tmp_path: Path) -> None:
+def test_a_truncated_image_is_named_in_one_line(served: Command, store: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(24):
         for folder in (f"labelled/{'cat' if number % 2 else 'dog'}", "pool"):
@@ -206,18 +204,18 @@ def test_a_truncated_image_is_named_in_one_line(command: Command, store: Path, t
     whole = (tmp_path / "pool" / "7.png").read_bytes()
     (tmp_path / "pool" / "7.png").write_bytes(whole[: len(whole) // 2])
     folders = ["--set", f"data.labeled={tmp_path / 'labelled'}", "--set", f"data.unlabeled={tmp_path / 'pool'}"]
-    outcome = command("prepare", "folder", *folders, "--store", str(store))
+    outcome = served("prepare", "folder", *folders, "--store", str(store))
     assert outcome.status == 2, outcome.stderr
     last = outcome.stderr.strip().splitlines()[-1]
     assert "7.png" in last
     assert "max_corrupt_fraction" in last
-    skipped = command("prepare", "folder", *folders, "--store", str(store), "--set", "data.max_corrupt_fraction=0.1")
+    skipped = served("prepare", "folder", *folders, "--store", str(store), "--set", "data.max_corrupt_fraction=0.1")
     assert skipped.status == 0, skipped.stderr
     assert "1 corrupt" in skipped.stdout
 
 
-def test_an_unknown_model_is_one_line(command: Command, store: Path) -> None:
-    outcome = command(*RECIPE, "--store", str(store), "--set", "teacher.model=efficientnet_b00")
+def test_an_unknown_model_is_one_line(served: Command, store: Path) -> None:
+    outcome = served(*RECIPE, "--store", str(store), "--set", "teacher.model=efficientnet_b00")
     assert outcome.status == 2, outcome.stderr
     assert "did you mean 'efficientnet_b0" in outcome.stderr.strip().splitlines()[-1]
     assert "Traceback" not in outcome.stderr

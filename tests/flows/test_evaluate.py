@@ -57,8 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def command(folder: Path) -> Command:
-    return Command(folder / "state")
+def command(folder: Path, prefect_api: str) -> Command:
+    return Command(folder / "state", prefect_api)
 
 
 def on_images(folder: Path) -> tuple[str, ...]:
@@ -352,11 +352,11 @@ def test_two_places_of_weights_are_refused(told: Any) -> None:
 
 
 @pytest.mark.slow
-def test_weights_of_another_network_are_one_line_at_the_end(tmp_path: Path, folder: Path) -> None:
+def test_weights_of_another_network_are_one_line_at_the_end(tmp_path: Path, folder: Path, prefect_api: str) -> None:
     network: nn.Module = timm.create_model("test_resnet.r160_in1k")
     torch.save(network.state_dict(), tmp_path / "other.pth")
     words = (f"timm:{NAME}", "--weights", str(tmp_path / "other.pth"), "--images", str(folder / "images"))
-    outcome = Command(tmp_path / "state")("evaluate", *words, "--json")
+    outcome = Command(tmp_path / "state", prefect_api)("evaluate", *words, "--json")
     assert outcome.status == 2, outcome.stderr
     assert outcome.stdout == ""
     last = outcome.stderr.strip().splitlines()[-1]

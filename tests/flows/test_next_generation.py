@@ -34,6 +34,7 @@ from ns_core.storage import open_storage
 from tasks.model_registry import model_name
 from tasks.observe import StageOutcome, Watch, watching
 from tests.lineage_stores import Maker, run_of_two
+from tests.prefect_server import flows_on
 
 XS = "ns_efficientnet_xs"
 SETTINGS = (
@@ -155,7 +156,7 @@ def draw(folder: Path, name: str, image: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def bench(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Iterator[Bench]:
     """Of each class 5 labelled digits, 12 of the holdout and 10 of the test; a pool of 300, and 100 for later."""
     made = Bench(tmp_path_factory.mktemp("next"))
     found: Any = load_digits()
@@ -167,16 +168,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             draw(made.folder / split / str(label), f"{row:04d}.png", image)
         elif row < 600 or row >= 900:
             draw(made.folder / ("pool" if row < 600 else "later"), f"{row:04d}.png", image)
-    with patch.dict(os.environ):
-        from flows import environment
-
-        environment.prepare(made.home)
-        from prefect.logging.configuration import setup_logging
-        from prefect.testing.utilities import prefect_test_harness
-
-        setup_logging()
-        with prefect_test_harness(server_startup_timeout=180):
-            yield made
+    with flows_on(prefect_api, made.home):
+        yield made
 
 
 def test_labelled_images_that_are_added_move_others_into_splits_that_are_cut() -> None:

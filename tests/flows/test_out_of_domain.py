@@ -69,10 +69,10 @@ def test_what_is_drawn_is_enlarged_as_the_source_enlarges_a_digit() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_filter_keeps_few_of_what_is_no_digit_and_the_audit_says_that_the_pool_is_other(
-    pool: Pool, tmp_path: Path
+    pool: Pool, tmp_path: Path, prefect_api: str
 ) -> None:
     """The real stages up to the selection: a teacher of 50 labels, labelling, filter-and-balance; 40 seconds of CPU."""
-    command, store = Command(tmp_path), tmp_path / "store"
+    command, store = Command(tmp_path, prefect_api), tmp_path / "store"
     given = (*SETTINGS, *pool.settings("polluted"))
     settings = [part for setting in given for part in ("--set", setting)]
     outcome = command("audit", "digits", "--seed", "11", "--folds", "0", "--json", "--store", str(store), *settings)

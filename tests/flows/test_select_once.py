@@ -169,9 +169,9 @@ SETTINGS = (
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_run_with_a_selector_selects_once_and_each_teacher_labels_anew(tmp_path: Path) -> None:
+def test_a_run_with_a_selector_selects_once_and_each_teacher_labels_anew(tmp_path: Path, prefect_api: str) -> None:
     """14 workers, 90 seconds of CPU."""
-    command, store = Command(tmp_path), tmp_path / "store"
+    command, store = Command(tmp_path, prefect_api), tmp_path / "store"
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
     outcome = command("run", "digits_smoke", "--json", "--store", str(store), *settings)
     assert outcome.status == 0, outcome.stderr

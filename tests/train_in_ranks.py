@@ -25,7 +25,6 @@ from ns_core.training import train_noisy_student  # noqa: E402
 from ns_core.training.feed import Fed  # noqa: E402
 from ns_core.training.trainer import Trainer  # noqa: E402
 
-gc.freeze()
 gc.enable()
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import bdtrc
 
 from ns_core.config import InferConfig
 from ns_core.errors import UserError
@@ -75,7 +75,7 @@ def check_holdout(found: Holdout, recorded: float | None, tolerance: float) -> N
             "or a precision that costs too much; train it anew, label in float32 or raise infer.holdout_tolerance"
         )
     if found.classes > 1:
-        guessing = binomtest(found.right, found.images, 1 / found.classes, alternative="greater").pvalue
+        guessing = float(bdtrc(found.right - 1, found.images, 1 / found.classes))
         if guessing > CHANCE_LEVEL:
             raise UserError(
                 f"the teacher is at chance level on the holdout ({100 * found.top1:.1f} % of {found.images} images, "

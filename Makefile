@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-servers check up down ui clean integration golden
+.PHONY: setup demo test test-long test-servers check up down ui clean integration golden
 
 setup: $(READY)
 
@@ -26,7 +26,11 @@ demo: setup
 	@$(BIN)/noisy-student run digits
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not servers"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not servers and not long"
+
+# More of what smaller tests show: more kills, more ways to train on two processes, whole campaigns; 5 minutes more.
+test-long: setup
+	$(BIN)/python -m pytest -n 2 -m "long and not servers"
 
 # Campaigns on PostgreSQL, S3, Prefect and MLflow: deployed, killed, cut off, and driven from a browser; 20 minutes more.
 test-servers: setup

@@ -93,9 +93,10 @@ def test_arms_share_a_teacher_one_that_fails_is_listed_and_again_nothing_is_comp
     assert Ablation.model_validate_json((kept / "ablation.json").read_text("utf-8")) == first
     assert "hard labels" in (kept / "report.html").read_text("utf-8")
 
-    again = compared(folder, recipe, "again", 2)
+    again = compared(folder, recipe, "again", 1)
     assert {one["state"] for one in stages(folder, again)} == {"cached"}
-    assert [arm.by_seed for arm in again.arms] == [arm.by_seed for arm in first.arms]
+    of_seed_0 = [{seed: one for seed, one in arm.by_seed.items() if seed == 0} for arm in first.arms]
+    assert [arm.by_seed for arm in again.arms] == of_seed_0
 
 
 def test_no_arm_moves_the_registered_teacher_of_the_recipe_itself() -> None:

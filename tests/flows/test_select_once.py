@@ -168,6 +168,7 @@ SETTINGS = (
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_run_with_a_selector_selects_once_and_each_teacher_labels_anew(tmp_path: Path, prefect_api: str) -> None:
     """14 workers, 90 seconds of CPU."""

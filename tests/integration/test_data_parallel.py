@@ -25,8 +25,8 @@ def _config(**settings: Any) -> StudentConfig:
     [
         {},
         {"accumulation": 2},
-        {"optimizer": "rmsproptf", "lr": 0.001, "loss": "official"},
-        {"model": "test_efficientnet_gn"},
+        pytest.param({"optimizer": "rmsproptf", "lr": 0.001, "loss": "official"}, marks=pytest.mark.long),
+        pytest.param({"model": "test_efficientnet_gn"}, marks=pytest.mark.long),
     ],
     ids=["batchnorm", "micro-batches", "rmsprop", "groupnorm"],
 )

@@ -35,7 +35,7 @@ def arguments(digits_folder: Path, tmp_path: Path) -> list[str]:
     return pseudo_labelled(digits_folder, tmp_path / "selection")
 
 
-@pytest.mark.parametrize(("processes", "times"), [(1, 10), (2, 4)])
+@pytest.mark.parametrize(("processes", "times"), [(1, 10), pytest.param(2, 4, marks=pytest.mark.long)])
 def test_killed_again_and_again_the_ledger_and_the_weights_are_those_of_a_run_left_alone(
     tmp_path: Path, arguments: list[str], processes: int, times: int
 ) -> None:

@@ -31,6 +31,7 @@ def test_a_run_in_a_bucket_is_computed_once(s3_store_uri: str, tmp_path: Path, p
     assert not [path for path in tmp_path.rglob("*.safetensors") if "cache" not in str(path)], "no weights left here"
 
 
+@pytest.mark.long
 def test_a_run_on_shards_of_ones_own_in_a_bucket_leaves_them_there_and_follows_when_they_move(
     s3_store_uri: str, digits_folder: Path, tmp_path: Path, prefect_api: str
 ) -> None:

@@ -1,6 +1,6 @@
 """What a selection by `select.target_precision` keeps of the digits' pool, by the pool's hidden labels: 10 seeds.
 
-    python -m benchmarks.class_thresholds          about 10 minutes on 2 cores
+    python -m benchmarks.class_thresholds          about 7 minutes on 2 cores
 
 The seeds are those of `benchmarks.audit`; teacher, labels and holdout are those of `noisy-student run digits --seed N`.
 Each way to choose (one threshold for all; a target, estimated or assured) makes its selection of the same

@@ -1,6 +1,6 @@
 """Whether an audit of the digits' pseudo-labels tells the truth: 10 seeds, the pool's hidden labels being the truth.
 
-    python -m benchmarks.audit          about 15 minutes on 2 cores
+    python -m benchmarks.audit          about 25 minutes on 2 cores
 
 Each seed is another draw of the 50 labels, of holdout, test and pool, of all weights and augmentations: seeds on which
 nothing in the recipe was chosen. For each the teacher of `noisy-student run digits --seed N` labels the pool and a

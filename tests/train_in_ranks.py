@@ -7,7 +7,6 @@
 the leading process leaves its artifact in `FOLDER/output`.
 """
 
-import gc
 import json
 import os
 import sys
@@ -18,14 +17,9 @@ from ns_core.config import ComputeConfig, StudentConfig
 from ns_core.resume import ResumeFolder
 from ns_core.stage import StageContext
 from ns_core.storage import open_storage
-
-gc.disable()  # as the worker does while torch loads
-
-from ns_core.training import train_noisy_student  # noqa: E402
-from ns_core.training.feed import Fed  # noqa: E402
-from ns_core.training.trainer import Trainer  # noqa: E402
-
-gc.enable()
+from ns_core.training import train_noisy_student
+from ns_core.training.feed import Fed
+from ns_core.training.trainer import Trainer
 
 
 def main(folder: Path, dataset: Path, selection: Path, config: StudentConfig) -> None:

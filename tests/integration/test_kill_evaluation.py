@@ -35,9 +35,9 @@ CONFIG: dict[str, Any] = {
     "max_attacked": 20,
 }
 TABLES = 2 + 15 * 5 + 2 + 3
-KILLS = 4
-LARGEST_LEAP = 12
-"""Tables between two kills: all kills come before the end."""
+KILLS = 5
+LARGEST_LEAP = 9
+"""Tables between two kills: five kills come before the end."""
 PAUSE_S = 0.05
 """After a table was saved at most: by then the next is half-way."""
 
@@ -103,7 +103,7 @@ def _run_and_kill(spec: WorkerSpec, tables: int, pause: float) -> None:
         killer.join()
 
 
-def test_killed_again_and_again_the_files_and_the_report_are_those_of_a_run_left_alone(
+def test_killed_five_times_the_files_and_the_report_are_those_of_a_run_left_alone(
     made: tuple[WorkerSpec, WorkerSpec], tmp_path: Path
 ) -> None:
     spec, draw, reached = _evaluating(made, tmp_path / "killed"), random.Random(0), [0]

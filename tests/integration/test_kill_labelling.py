@@ -29,9 +29,9 @@ from tests.labelling_runs import (
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-KILLS = 6
-LARGEST_LEAP = 22
-"""Files between two kills: all kills come before the end."""
+KILLS = 10
+LARGEST_LEAP = 14
+"""Files between two kills: ten kills come before the end."""
 PAUSE_S = 0.03
 """After a file was saved at most: by then the next is half-way, or the one after that."""
 KILLED = r"infer-unlabeled: the worker was killed \(SIGKILL"
@@ -49,7 +49,7 @@ def _scratch_of_killed_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
 
 
-def test_killed_again_and_again_the_labels_and_the_selection_are_those_of_a_run_left_alone(
+def test_killed_ten_times_the_labels_and_the_selection_are_those_of_a_run_left_alone(
     made: Made, tmp_path: Path
 ) -> None:
     spec, draw, reached = made.labelling(tmp_path / "killed"), random.Random(0), [0]
